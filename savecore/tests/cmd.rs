@@ -1,5 +1,5 @@
-//! The whole command line, golden: every line that a person gets for what they typed. `TRYCMD=overwrite` writes the files in
-//! `tests/cmd` anew; what is different then is to be read before it is kept.
+//! The whole command line, golden: every line that a person gets for what they typed. `TRYCMD=overwrite`
+//! writes the files in `tests/cmd` anew; what is different then is to be read before it is kept.
 
 #[allow(dead_code)]
 #[path = "it/common.rs"]

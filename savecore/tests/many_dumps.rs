@@ -1,4 +1,5 @@
-//! A look at a partition takes the same memory however many dumps are on it: a program of its own, whose peak is looked at.
+//! A look at a partition takes the same memory however many dumps are on it: a program of its own, whose peak
+//! is looked at.
 
 use std::io;
 

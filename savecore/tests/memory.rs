@@ -19,8 +19,8 @@ const NONCE: u64 = 77;
 
 /// Pages of the machine: 64 GiB.
 const PAGES: u64 = 16 << 20;
-/// Pages that a chunk speaks of, in groups: one with bytes, zeros, and the rest left out as free. So there are three runs
-/// to every 32 pages.
+/// Pages that a chunk speaks of, in groups: one with bytes, zeros, and the rest left out as free. So there
+/// are three runs to every 32 pages.
 const CHUNK_PAGES: u64 = 1024;
 const GROUP: u64 = 32;
 const ZEROS: u64 = 15;
@@ -31,7 +31,8 @@ const END: u64 = 2 + CHUNKS * (1 + DATA) + 1;
 /// Bytes that the process may take at its peak.
 const LIMIT: u64 = 256 << 20;
 
-/// A partition with a dump of 64 GiB of memory, 2 GiB of which have to be read; each block is made when it is asked for.
+/// A partition with a dump of 64 GiB of memory, 2 GiB of which have to be read; each block is made when it is
+/// asked for.
 struct Made;
 
 /// The page with bytes number `number` of a chunk.

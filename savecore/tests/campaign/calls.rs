@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::scenario::{Place, Scenario, Trouble};
 use crate::work::Run;
 
-/// What a call may fail with: what disks, file systems, servers and limits answer, and calls that are not there.
+/// Possible errors of a call: those of disks, file systems, servers and limits, and missing system calls.
 const ERRORS: &[&str] = &[
     "EIO",
     "ENOSPC",
@@ -25,7 +25,7 @@ const ERRORS: &[&str] = &[
     "EBADF",
 ];
 
-/// Calls that fail for nobody, or whose failure ends any program: the C library's own, and those of threads.
+/// Calls that cannot fail, or whose failure ends any program: the C library's own, and those of threads.
 const NEVER: &[&str] = &[
     "execve",
     "exit",
@@ -56,13 +56,14 @@ const NEVER: &[&str] = &[
     "geteuid",
     "getpid",
     "gettid",
-    // The standard library takes its own word for what they answer.
+    // The standard library trusts their results.
     "clock_nanosleep",
-    // The standard library ends a program whose closedir() fails, which no file system's does. Files were synced before.
+    // The standard library ends a program whose closedir() fails, which no file system's does. Files were
+    // synced before.
     "close",
 ];
 
-/// A kill in front of each system call of each scenario.
+/// A kill before each system call of each scenario.
 pub(crate) fn kills(scenarios: &[Scenario]) -> Vec<Run> {
     each(scenarios, &[], |call, when| vec![format!("inject={call}:signal=KILL:when={when}")])
 }
@@ -98,7 +99,8 @@ fn each(scenarios: &[Scenario], without: &[&str], rules: impl Fn(&str, u64) -> V
     runs
 }
 
-/// How often each call was made, by strace's lines: `PID NAME(…`. The end of one that another interrupted is no call of its own.
+/// How often each call was made, by strace's lines: `PID NAME(…`. The end of one that another interrupted is
+/// no call of its own.
 fn count(trace: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for line in trace.lines() {

@@ -1,7 +1,8 @@
-//! What takes hours: savecore is killed, and its system calls fail, again and again, in every way in which it is used. Run by
-//! `cargo xtask campaign`; `cargo test` leaves it out.
+//! What takes hours: savecore is killed, and its system calls fail, again and again, in every way in which it
+//! is used. Run by `cargo xtask campaign`; `cargo test` leaves it out.
 //!
-//! `campaign NAME [--seconds N] [--seed N]` prints one JSON object: what was run, how often, and what was found.
+//! `campaign NAME [--seconds N] [--seed N]` prints one JSON object: what was run, how often, and what was
+//! found.
 
 // What savecore's other tests use of it, too.
 mod calls;
@@ -22,7 +23,7 @@ use crate::work::{Found, Run, Work};
 /// Runs at the same time.
 const LANES: u64 = 2;
 
-/// Findings that are told in full; the others are counted.
+/// Maximum number of findings to print in full; the others are counted.
 const TOLD: usize = 20;
 
 struct Arguments {

@@ -1,5 +1,6 @@
-//! The ways in which savecore is used, and what must hold after it was stopped or hindered anywhere in one of them: each dump is
-//! whole on its partition or whole in the store, nothing else has changed, and a run that nobody hinders makes it good.
+//! The ways in which savecore is used, and what must hold after it was stopped or hindered anywhere in one of
+//! them: each dump is whole on its partition or whole in the store, nothing else has changed, and a run that
+//! nobody hinders makes it good.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,7 +30,7 @@ pub(crate) enum Trouble {
     Rule { call: String, rule: String },
 }
 
-/// A folder for disks and store, in memory if there is such a place: so many runs would only wear a disk.
+/// A folder for disks and store, in memory if possible: so many runs would only wear out a disk.
 pub(crate) struct Place {
     directory: tempfile::TempDir,
 }
@@ -59,14 +60,14 @@ type Files = BTreeMap<String, Vec<u8>>;
 /// A use of savecore.
 pub(crate) struct Scenario {
     name: &'static str,
-    /// What it is called with; `DISK0`, `DISK1` and `OUT` stand for paths.
+    /// Its arguments; `DISK0`, `DISK1` and `OUT` stand for paths.
     arguments: Vec<&'static str>,
-    /// What lies on each disk before.
+    /// The initial contents of each disk.
     disks: Vec<Vec<u8>>,
     /// And after.
     after: Vec<Vec<u8>>,
     dumps: Vec<Dump>,
-    /// The store after a run that nobody hinders: folders by name.
+    /// The store after an undisturbed run: folders by name.
     store: BTreeMap<String, Files>,
     /// How long such a run takes.
     pub(crate) whole: Duration,
@@ -132,7 +133,7 @@ impl Scenario {
         ]
     }
 
-    /// Finds out what becomes of it if nobody hinders it.
+    /// Determines the result of an undisturbed run.
     fn new(
         name: &'static str,
         arguments: Vec<&'static str>,
@@ -204,7 +205,7 @@ impl Scenario {
         command
     }
 
-    /// All system calls of a run that nobody hinders, as strace writes them.
+    /// All system calls of an undisturbed run, as printed by strace.
     pub(crate) fn trace(&self, place: &Place) -> String {
         self.lay(place);
         let output =
@@ -282,8 +283,8 @@ impl Scenario {
         Ok(())
     }
 
-    /// The dumps of which the store has all, by the names of their folders in [`Scenario::store`]. What has less of a dump, since it
-    /// could not be read, has to say so.
+    /// The dumps of which the store has all, by the names of their folders in [`Scenario::store`]. What has
+    /// less of a dump, since it could not be read, has to say so.
     fn whole(&self, place: &Place) -> Result<BTreeSet<String>, String> {
         let mut whole = BTreeSet::new();
         for (name, files) in read_store(&place.path("out"))? {
@@ -305,7 +306,7 @@ impl Scenario {
         Ok(whole)
     }
 
-    /// A run that nobody hinders.
+    /// An undisturbed run.
     fn make_good(&self, place: &Place) -> Result<(), String> {
         let output = in_time(self.command(place, None))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -50,7 +50,8 @@ impl Dice {
     }
 }
 
-/// A list of runs in an order that looks random, so that a part of it is a sample of all; or random ones without end.
+/// A list of runs in an order that looks random, so that a part of it is a sample of all; or random ones
+/// without end.
 pub(crate) struct Work {
     list: Option<Vec<Run>>,
     next: AtomicUsize,

@@ -1,4 +1,4 @@
-//! Arming a Linux of files: which device is meant, what the module is told, and what is taken back if it refuses.
+//! Arming a Linux made of files: resolving devices, the module's parameters, and the rollback if it refuses.
 
 use std::fs;
 
@@ -200,7 +200,7 @@ fn of_targets_that_were_found_one_that_the_module_refuses_is_left_out() {
     let options = Options::default();
     let crashable = refusing("refused");
     let mut plan = crashable.plan(&[], &options).unwrap();
-    // This one refuses whatever is tried, and the reason is about nobody any more.
+    // This one refuses every attempt, and the reason names no target any more.
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
     assert_eq!(error, format!("the kernel refused to arm /dev/sd0, /dev/sd2: {reason}"));
     assert_eq!(plan.names(), ["/dev/sd0", "/dev/sd2"]);
@@ -256,7 +256,7 @@ fn words_for_other_boots_have_no_addresses_of_this_one() {
     assert_eq!(plan.lasting_words(), format!("target=/dev/sda5 uuid={uuid} level=17 serial=0x3f8"));
 }
 
-/// A Linux with so many dump partitions, each of its own uuid.
+/// A Linux with this many dump partitions, each with its own uuid.
 fn with_partitions(number: u8) -> Crashable {
     let crashable = Crashable::new();
     for number in 0..number {

@@ -45,8 +45,8 @@ fn savecore<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command 
     command
 }
 
-/// Runs the command and checks what holds of every run: no escape codes in a pipe, nothing on standard error but
-/// whole lines that begin with the command's name.
+/// Runs the command and checks what holds of every run: no escape codes in a pipe, nothing on standard error
+/// but whole lines that begin with the command's name.
 fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> (i32, String, String) {
     finish(savecore(arguments).output().unwrap())
 }
@@ -127,7 +127,8 @@ impl Place {
     }
 }
 
-/// Makes a system of processes of its own: savecore looks at all that there are, which is a system call or more for each.
+/// Makes a system of processes of its own: savecore looks at all that there are, which is a system call or
+/// more for each.
 const FEW: [&str; 4] = ["--map-root-user", "--pid", "--fork", "--mount-proc"];
 
 /// Whether there can be such a system.
@@ -139,8 +140,8 @@ fn among_few() -> bool {
     })
 }
 
-/// Runs the command under strace with one of its rules for faults, what it traced in the file `trace`; `None` where there is
-/// no strace, or where it may not trace.
+/// Runs the command under strace with one of its rules for faults, what it traced in the file `trace`; `None`
+/// where there is no strace, or where it may not trace.
 fn traced(place: &Place, rule: &str, arguments: Vec<String>) -> Option<Output> {
     let mut command = match among_few() {
         true => {
@@ -301,8 +302,8 @@ fn format_keeps_a_waiting_dump_unless_forced_even_if_the_label_is_gone() {
     assert_eq!(run(["check", &image]).0, 0);
 }
 
-/// Info and save get the dump out and write nothing on the target, clear refuses, check names the way out, and
-/// that way leads to a partition in order.
+/// Info and save get the dump out and write nothing on the target, clear refuses, check names the way out,
+/// and that way leads to a partition in order.
 fn assert_way_out(disk: &[u8], clause: &str) {
     let place = Place::new();
     let image = place.image("image", disk);
@@ -551,7 +552,8 @@ fn a_save_that_is_killed_or_finds_no_room_leaves_the_dump_and_the_next_one_works
     let disk = with_dump(&Machine::small());
     let image = place.image("image", &disk);
     let out = place.out();
-    // Files may have 8 KiB: the kernel kills who writes more (SIGXFSZ), or refuses (EFBIG) if that is ignored.
+    // Files may have 8 KiB: the kernel kills who writes more (SIGXFSZ), or refuses (EFBIG) if that is
+    // ignored.
     for signal in ["", "trap '' XFSZ; "] {
         let script = format!("{signal}ulimit -f 8; exec \"$0\" save \"$1\" -o \"$2\"");
         let output = Command::new("bash")
@@ -872,8 +874,8 @@ fn a_hostile_partition_table_is_an_error_in_one_line() {
         }
     }
 
-    // A size that is not a multiple of sectors, a primary header that is not whole, and a backup that is, with
-    // entries of 256 bytes.
+    // A size that is not a multiple of sectors, a primary header that is not whole, and a backup that is,
+    // with entries of 256 bytes.
     let mut disk = whole.clone();
     disk[512 + 16] ^= 1;
     let backup = disk.len() - 512;

@@ -1,4 +1,5 @@
-//! A machine with memory and a writer of dumps, both made from the format's definition alone, to test savecore against.
+//! A machine with memory and a writer of dumps, both made from the format's definition alone, to test
+//! savecore against.
 
 use std::collections::BTreeMap;
 
@@ -122,7 +123,8 @@ pub(crate) struct Machine {
     pub(crate) window: u32,
     pub(crate) wall_clock: u64,
     pub(crate) incomplete: Incomplete,
-    /// Pages with data in a chunk, at most [`MAX_PAYLOAD_BLOCKS`](dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS).
+    /// Pages with data in a chunk, at most
+    /// [`MAX_PAYLOAD_BLOCKS`](dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS).
     pub(crate) chunk_pages: usize,
     /// Chunks of memory are rotated by so many, since their order is free.
     pub(crate) rotate: usize,
@@ -377,7 +379,8 @@ impl Writer<'_, '_> {
                 page => panic!("{page:?} has no bytes"),
             })
             .collect();
-        // For each page, the bytes of the payload that it stands in, and where the headers of units up to it stand.
+        // For each page, the bytes of the payload that it stands in, and where the headers of units up to it
+        // stand.
         let mut places: Vec<(std::ops::Range<usize>, Vec<usize>)> = Vec::new();
         let (encoding, bytes) = match self.machine.unit_pages {
             None => {
@@ -579,8 +582,8 @@ fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
     header
 }
 
-/// Makes of a closed dump what is there when the machine stops in the middle: the front header as it was at the
-/// beginning, and of the other blocks those of which `kept` says so.
+/// Makes of a closed dump what is there when the machine stops in the middle: the front header as it was at
+/// the beginning, and of the other blocks those of which `kept` says so.
 pub(crate) fn stop_in_the_middle(disk: &mut [u8], written: &Written, kept: impl Fn(u64) -> bool) {
     let mut front = Header::parse(block(disk, written.first), Kind::Front).unwrap().clone();
     front.status = (Status::InProgress as u32).into();

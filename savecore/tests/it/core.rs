@@ -146,8 +146,8 @@ const KERNELS: [Kernel; 3] = [
     },
 ];
 
-/// Kernel memory at pages 16 to 31, mapped as small pages; page 20 is not mapped; and the first 2 MiB of memory mapped
-/// as a large one.
+/// Kernel memory at pages 16 to 31, mapped as small pages; page 20 is not mapped; and the first 2 MiB of
+/// memory mapped as a large one.
 fn mapped(kernel: &Kernel) -> Machine {
     let mut machine = Machine::new();
     machine.arch = kernel.arch;

@@ -1,5 +1,5 @@
-//! Encrypted dumps: with the identity they are as any other, without it they are carried away as they are, and whatever
-//! was changed is not believed.
+//! Encrypted dumps: with the identity they are as any other, without it they are carried away as they are,
+//! and whatever was changed is not believed.
 
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, Run, RunKind, TAG_OFFSET};
@@ -393,8 +393,8 @@ fn an_ephemeral_key_with_which_nobody_can_agree_opens_nothing() {
     assert_nothing_wrong(&dump, &machine);
 }
 
-/// Whether a change at this offset of a whole block can change what is read: it is neither in what the tag does not
-/// cover and nobody uses.
+/// Whether a change at this offset of a whole block can change what is read: it is neither in what the tag
+/// does not cover and nobody uses.
 fn matters(block: &Block, offset: usize) -> bool {
     const TAG: usize = size_of::<Tag>();
     match Kind::of(block) {

@@ -1,4 +1,4 @@
-//! What a dump says of itself: its numbers, and its version.
+//! A dump's facts: its numbers, and its version.
 
 use std::fs;
 use std::process::Command;

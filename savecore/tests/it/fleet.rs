@@ -1,4 +1,4 @@
-//! Many machines that store into one bucket, and what the page about that says.
+//! Many machines that store into one bucket, and the documentation page about that.
 
 // The store's own tests use all of it.
 #[allow(dead_code)]

@@ -15,7 +15,7 @@ use object::read::elf::FileHeader;
 use crate::common::{Machine, partition, write_dump};
 use crate::core::{Core, core_of};
 
-/// Where the registers stand in an NT_PRSTATUS note.
+/// Offset of the registers in an NT_PRSTATUS note.
 const REGISTERS: usize = 112;
 
 /// A machine whose first CPU puts 0x100 + n into each general register n, and stays there.
@@ -59,8 +59,8 @@ impl Guest {
         self.start + self.program.len() as u64 * 4 - 4
     }
 
-    /// The values of all registers at the end, in the order of [`CpuState`](dumpcore::format::note::CpuState), but for
-    /// the processor's flags.
+    /// The values of all registers at the end, in the order of
+    /// [`CpuState`](dumpcore::format::note::CpuState), but for the processor's flags.
     fn registers(&self) -> Vec<u64> {
         match self.arch {
             Arch::Aarch64 => (0x100..=0x11e).chain([0x11e, self.end()]).collect(),

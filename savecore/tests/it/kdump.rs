@@ -20,7 +20,7 @@ use crate::common::{Encrypt, Machine, Page, block_mut, partition, write_dump};
 
 const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Zlib, Compression::Zstd];
 
-/// What a file says of a page.
+/// A page's record in a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Told {
     /// These bytes.
@@ -107,7 +107,7 @@ impl File {
     }
 }
 
-/// What a file has to say of a machine's page.
+/// The expected record of a machine's page.
 fn expected(page: &Page) -> Told {
     match page {
         Page::Data(bytes) => Told::Data(bytes.clone()),
@@ -189,7 +189,7 @@ prop_compose! {
             let page = match kind {
                 0..3 => Page::of(seed),
                 3..5 => Page::dull(seed),
-                // Zeros of which the dump does not know.
+                // Zeros that the dump does not mention.
                 5 => Page::Data(Box::new([0; BLOCK_SIZE])),
                 6 => Page::Zero,
                 7 => Page::Unreadable,
@@ -339,8 +339,8 @@ fn a_dump_that_claims_memory_without_end_is_refused_at_once() {
     assert!(file.is_empty());
 }
 
-/// What libkdumpfile's Python binding reads of a file: for each page named on standard input, its hexadecimal bytes or why
-/// there are none. Gives `None` if the binding is not installed.
+/// What libkdumpfile's Python binding reads of a file: for each page named on standard input, its hexadecimal
+/// bytes or why there are none. Gives `None` if the binding is not installed.
 fn libkdumpfile(path: &std::path::Path, pfns: &[u64]) -> Option<Vec<String>> {
     const SCRIPT: &str = "
 import sys
@@ -405,7 +405,7 @@ fn libkdumpfile_reads_every_page_of_a_kernel_of_any_kind() {
                         assert_eq!(*told, hex, "page {pfn} {arch:?} {compression:?}");
                     }
                     Told::LeftOut => assert_eq!(told, "NoDataException", "page {pfn}"),
-                    // It knows nothing of lost pages, and takes their entries for damaged ones.
+                    // It does not support lost pages, and takes their entries for damage.
                     Told::Lost => assert_eq!(told, "CorruptException", "page {pfn}"),
                 }
             }

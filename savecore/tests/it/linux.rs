@@ -1,10 +1,11 @@
-//! A Linux of files: sysfs and procfs as a kernel lays them out, files in place of devices, and the diskdump module's folder.
+//! A Linux of files: sysfs and procfs as a kernel lays them out, files in place of devices, and the diskdump
+//! module's folder.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// What the module says of itself when it is armed.
+/// The module's status when it is armed.
 pub(crate) const STATUS: &str = "\
 target=/dev/vdb2
 device=virtio-blk 0000:00:05.0
@@ -58,7 +59,8 @@ impl Linux {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Adds a device in the folder `place` of sysfs, which has its disk's folder in front if it is a partition.
+    /// Adds a device in the folder `place` of sysfs, which has its disk's folder in front if it is a
+    /// partition.
     pub(crate) fn device(&self, place: &str, number: (u32, u32), bytes: &[u8]) {
         let name = place.rsplit('/').next().unwrap();
         let at = |file: &str| format!("sys/devices/{place}/{file}");
@@ -89,7 +91,7 @@ impl Linux {
         self.file("var/lib/savecore/partitions", format!("{uuid}\n"));
     }
 
-    /// What the module says.
+    /// The module's status.
     pub(crate) fn module(&self, state: &str, reason: &str, status: &str) {
         for (name, text) in [
             ("state", format!("{state}\n")),
@@ -100,7 +102,7 @@ impl Linux {
         }
     }
 
-    /// From now on the kernel takes nothing that is written to this file of its own.
+    /// From now on the kernel rejects writes to this file of its own.
     pub(crate) fn refuses(&self, name: &str) {
         let path = self.path(name);
         fs::remove_file(&path).unwrap();

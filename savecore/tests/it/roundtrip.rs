@@ -1,4 +1,4 @@
-//! What savecore gives back equals the machine's memory.
+//! savecore's output equals the machine's memory.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +67,7 @@ pub(crate) fn pfns() -> impl Iterator<Item = u64> {
     (0..100).chain((1 << 20) - 5..(1 << 20) + 50)
 }
 
-/// What a page's place in the core should hold.
+/// The expected contents of a page's place in the core.
 pub(crate) fn known(page: Option<&Page>) -> Option<Vec<u8>> {
     match page {
         Some(Page::Data(bytes)) => Some(bytes.to_vec()),

@@ -1,4 +1,5 @@
-//! Where dumps come from: partition tables, devices found by their labels, locks, and targets taken for writing late.
+//! Where dumps come from: partition tables, devices found by their labels, locks, and targets taken for
+//! writing late.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -31,8 +32,8 @@ fn put(disk: &mut [u8], sector: u64, bytes: &[u8]) {
 const LINUX: u8 = 0x83;
 const EXTENDED: u8 = 0x0f;
 
-/// A DOS disk: primaries 1 and 3, an extended partition with logical ones 5 and 6, their tables as every tool lays them.
-/// Sectors of each: 1 from 64, 3 from 256, 5 from 1032, 6 from 1240.
+/// A DOS disk: primaries 1 and 3, an extended partition with logical ones 5 and 6, their tables as every tool
+/// lays them. Sectors of each: 1 from 64, 3 from 256, 5 from 1032, 6 from 1240.
 pub(crate) fn dos_disk() -> Vec<u8> {
     let mut disk = vec![0xa5; 2048 * SECTOR];
     disk[..SECTOR].fill(0);
@@ -121,7 +122,8 @@ fn a_guid_table_counts_whatever_the_dos_table_in_front_of_it_says() {
     let folder = Folder::new();
     let path = folder.0.path().join("disk");
     crate::cli::disk_image(&path);
-    // A hybrid: partition 3 of the GUID table is shown as the DOS table's first, behind an entry that protects the rest.
+    // A hybrid: partition 3 of the GUID table is also the DOS table's first, after an entry that protects the
+    // rest.
     let mut disk = fs::read(&path).unwrap();
     put_entry(&mut disk, 0, 0, 0xee, 1, 2599);
     put_entry(&mut disk, 0, 1, LINUX, 2600, 1000);
@@ -129,7 +131,7 @@ fn a_guid_table_counts_whatever_the_dos_table_in_front_of_it_says() {
     assert_eq!(start(&hybrid, "dump").unwrap(), 1000 * 512);
     assert_eq!(start(&hybrid, "2").unwrap(), 1000 * 512);
 
-    // With its first header gone, the one at the end says the same; with both gone, nothing is made up.
+    // Without its first header, the one at the end has the same contents; without both, nothing is made up.
     put(&mut disk, 1, &[0; SECTOR]);
     let headless = folder.file("headless", &disk);
     assert_eq!(start(&headless, "dump").unwrap(), 1000 * 512);
@@ -143,7 +145,7 @@ fn a_guid_table_counts_whatever_the_dos_table_in_front_of_it_says() {
 fn a_label_is_believed_before_what_looks_like_a_partition_table() {
     let folder = Folder::new();
     let mut disk = formatted(50);
-    // Behind the label, where a GUID table for sectors of 4096 bytes stands.
+    // After the label, where a GUID table for sectors of 4096 bytes is.
     block_mut(&mut disk, 1)[..8].copy_from_slice(b"EFI PART");
     let target = open(&folder.file("partition", &disk), None).unwrap();
     assert_eq!(target.blocks(), 50);
@@ -157,7 +159,7 @@ fn a_chain_of_logical_partitions_that_loops_or_never_ends_is_followed_only_so_fa
     let path = folder.file("loop", &looped);
     assert!(start(&path, "6").is_ok() && start(&path, "7").is_err());
 
-    // A million tables, each of which names the next one.
+    // A million tables, each pointing to the next.
     let long = folder.0.path().join("long");
     let file = File::create(&long).unwrap();
     let mut disk = dos_disk();
@@ -198,7 +200,8 @@ fn partitions_that_overlap_or_reach_beyond_the_end_are_refused_and_the_others_ar
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever a table says, what can be opened lies inside the disk, at a block's beginning, and over nothing else.
+    /// Whatever a table says, what can be opened lies inside the disk, at a block's beginning, and over
+    /// nothing else.
     #[test]
     fn a_hostile_dos_table_gives_an_error_or_partitions_inside_the_disk(
         entries in prop::collection::vec(
@@ -217,7 +220,7 @@ proptest! {
         let folder = Folder::new();
         let path = folder.file("disk", &disk);
         let mut usable = Vec::new();
-        // No more than 20 logical ones have room in five tables.
+        // Five tables have room for at most 20 logical ones.
         for number in 1..30_u32 {
             let Ok(slot) = find_partition(&File::open(&path).unwrap(), "disk", &number.to_string()) else { continue };
             prop_assert!(slot.start + slot.length <= sectors * 512);
@@ -251,7 +254,8 @@ impl System {
         System { folder, roots }
     }
 
-    /// Adds a device in the folder `place` of sysfs, which has its disk's folder in front if it is a partition.
+    /// Adds a device in the folder `place` of sysfs, which has its disk's folder in front if it is a
+    /// partition.
     fn device(&self, place: &str, number: (u32, u32), bytes: &[u8]) {
         let name = place.rsplit('/').next().unwrap();
         let at = |file: &str| format!("sys/devices/{place}/{file}");

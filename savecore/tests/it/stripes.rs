@@ -25,7 +25,7 @@ fn striped(machine: &Machine, firsts: &[u64]) -> (Vec<Vec<u8>>, Vec<Written>) {
     (disks, written)
 }
 
-/// Writes another dump in front of block `first`, if there is room.
+/// Writes another dump before block `first`, if there is room.
 fn fill_up(disk: &mut Vec<u8>, first: u64, number: u64) {
     if first > 1 {
         let mut machine = Machine { nonce: 1000 + number, log: String::new(), ..Machine::new() };
@@ -151,7 +151,7 @@ fn a_stripe_that_is_damaged_or_unfinished_makes_the_dump_so() {
         assert_eq!(Report::new(&dump).status, "unfinished");
         assert_nothing_wrong(&dump, &machine);
 
-        // Without its headers nobody knows which stripe it is, but its chunks say where they belong.
+        // Without its headers its stripe is unknown, but its chunks tell where they belong.
         let mut changed = disks.clone();
         block_mut(&mut changed[stripe], written[stripe].first).fill(3);
         block_mut(&mut changed[stripe], written[stripe].end - 1).fill(3);

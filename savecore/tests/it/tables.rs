@@ -1,5 +1,5 @@
-//! Partition tables of all kinds, judged by a model of Linux' rules that was written apart from the code under test, from what
-//! block/partitions/{core,efi,msdos}.c do.
+//! Partition tables of all kinds, judged by a model of Linux' rules that was written apart from the code
+//! under test, from what block/partitions/{core,efi,msdos}.c do.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -389,8 +389,8 @@ fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// savecore and kernels take each partition where Linux shows it, or not at all; and what Linux shows, and is nobody else's, can
-    /// be had. Formatting one changes no byte outside of it.
+    /// savecore and kernels take each partition where Linux shows it, or not at all; and what Linux shows,
+    /// and is nobody else's, can be had. Formatting one changes no byte outside of it.
     #[test]
     fn a_partition_is_where_linux_has_it_or_it_is_refused(plot in plot()) {
         let disk = plot.lay();
@@ -398,7 +398,8 @@ proptest! {
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let path = folder.path().join("disk");
         fs::write(&path, &disk).unwrap();
-        // What Linux would take with the word `gpt` on its command line: the other copy, or one of a disk that has been cut.
+        // What Linux would take with the word `gpt` on its command line: the other copy, or one of a disk
+        // that has been cut.
         let is_beyond = shown.is_protected && !shown.is_guid;
         let mut formatted = false;
         for number in 1..=12 {
@@ -447,7 +448,8 @@ proptest! {
         }
     }
 
-    /// Any bytes where tables stand, with sums that fit or not: nothing panics, and what is opened lies on the disk.
+    /// Any bytes where tables stand, with sums that fit or not: nothing panics, and what is opened lies on
+    /// the disk.
     #[test]
     fn any_bytes_give_an_error_or_a_partition_on_the_disk(
         pieces in prop::collection::vec((0_usize..60, prop::collection::vec(any::<u8>(), 512)), 1..8),

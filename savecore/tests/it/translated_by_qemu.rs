@@ -1,4 +1,4 @@
-//! QEMU's processors translate addresses: what they say about random page tables is what savecore's walk must find.
+//! QEMU's processors translate addresses: savecore's walk must agree with them on random page tables.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,7 +39,8 @@ struct Guest {
     upper: Option<bool>,
     /// Control registers with the topmost table at this address.
     control: fn(u64) -> [u64; 8],
-    /// An entry that points to a table, or maps a page or a larger block, with random bits that change nothing.
+    /// An entry that points to a table, or maps a page or a larger block, with random bits that have no
+    /// effect.
     entry: fn(Entry, u64, u64) -> u64,
 }
 
@@ -64,7 +65,7 @@ impl Guest {
         (self.bits - self.page_bits).div_ceil(self.page_bits - 3)
     }
 
-    /// Bits of an address below those that select an entry at a level, of which 1 is the last.
+    /// Address bits below those that select an entry at a level; level 1 is the last.
     fn shift(&self, level: u32) -> u32 {
         self.page_bits + (self.page_bits - 3) * (level - 1)
     }
@@ -85,8 +86,8 @@ impl Guest {
         indices
     }
 
-    /// Random tables, from [`TABLES`] on; the topmost is number 0 of the highest level. Only the first and the last entry
-    /// of each point to others, so that none is met so often that savecore leaves it out.
+    /// Random tables, from [`TABLES`] on; the topmost is number 0 of the highest level. Only the first and
+    /// the last entry of each point to others, so that none is met so often that savecore leaves it out.
     fn tables(&self, seed: u64) -> Vec<u8> {
         let mut number = numbers(seed);
         let mut image = vec![0; ((u64::from(self.levels()) + 1) * OF_A_LEVEL * TABLE) as usize];
@@ -171,14 +172,15 @@ impl Guest {
                 0x0000_0517,
                 0x0405_3283,
                 0x1802_9073,
-                // All memory is for supervisor mode: li t1, -1; csrw pmpaddr0, t1; csrw medeleg, t1; li t1, 31; csrw pmpcfg0, t1
+                // All memory is for supervisor mode: li t1, -1; csrw pmpaddr0, t1; csrw medeleg, t1; li t1,
+                // 31; csrw pmpcfg0, t1
                 0xfff0_0313,
                 0x3b03_1073,
                 0x3023_1073,
                 0x01f0_0313,
                 0x3a03_1073,
-                // To supervisor mode, at the last instruction: ld t1, 72(a0); csrw mstatus, t1; addi t1, a0, 60;
-                // csrw mepc, t1; csrw stvec, t1; mret; nop; j .
+                // To supervisor mode, at the last instruction: ld t1, 72(a0); csrw mstatus, t1; addi t1, a0,
+                // 60; csrw mepc, t1; csrw stvec, t1; mret; nop; j .
                 0x0485_3303,
                 0x3003_1073,
                 0x03c5_0313,
@@ -297,7 +299,7 @@ fn entry48(entry: Entry, address: u64, random: u64) -> u64 {
     }
 }
 
-/// An entry with an address of 52 bits, of which the upper ones stand at the bottom.
+/// An entry with an address of 52 bits, with the upper ones in the low bits.
 fn entry52(entry: Entry, address: u64, random: u64) -> u64 {
     let upper = random >> 20 & 3;
     match entry {

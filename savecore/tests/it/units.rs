@@ -1,4 +1,4 @@
-//! Units of compressed pages: honest ones come back as they were, hostile ones cost their pages and nothing else.
+//! Units of compressed pages: honest ones are restored, hostile ones lose only their own pages.
 
 use std::time::Instant;
 
@@ -70,8 +70,8 @@ fn known(pages: &[Block]) -> Vec<Option<Box<Block>>> {
     pages.iter().map(|page| Some(Box::new(*page))).collect()
 }
 
-/// What [`with_units`] gives for such a payload: for each claimed page its bytes, if they are known. All else is as it
-/// was written.
+/// What [`with_units`] gives for such a payload: for each claimed page its bytes, if they are known. All else
+/// is as it was written.
 fn read(bytes: &[u8], pages: u64) -> (Vec<Option<Box<Block>>>, bool) {
     let (disk, machine, written) = with_units(bytes, pages);
     let partition = partition::scan(&disk).unwrap();
@@ -131,7 +131,8 @@ fn units_that_contradict_themselves_cost_what_comes_behind_them() {
     let raw: Vec<Block> = (0..4).map(|page| page_bytes(&Page::dull(page))).collect();
     let mut good = Vec::new();
     put_unit(&mut good, &raw);
-    // Stored bytes that are too many, too few, or reach over the end; no pages, or too many; an unknown packing.
+    // Stored bytes that are too many, too few, or reach over the end; no pages, or too many; an unknown
+    // packing.
     let headers: [(u32, u16, u16); 7] = [
         (16385, 4, 1),
         (16384, 4, 1),

@@ -1,4 +1,4 @@
-//! Disks with sectors that cannot be read: the rest is saved, and what is missing is told.
+//! Disks with unreadable sectors: the rest is saved, and missing data is reported.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -43,8 +43,8 @@ impl Source for Dying {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever blocks of a dump cannot be read but its headers: every page of which all blocks can be is in the core, byte for
-    /// byte, every other one is listed, and so is every block.
+    /// Whatever blocks of a dump cannot be read but its headers: every page of which all blocks can be is in
+    /// the core, byte for byte, every other one is listed, and so is every block.
     #[test]
     fn all_that_can_be_read_is_in_the_core_and_all_else_is_listed(
         bad in prop::collection::btree_set(2_u64..100, 1..12),
@@ -74,7 +74,7 @@ proptest! {
         prop_assert!(missing >= lost);
         for block in &source.bad {
             let is_listed = report.damage.iter().any(|damage| (damage.block..damage.block + damage.count).contains(block));
-            // Of a chunk without header nobody can say what was in it.
+            // The contents of a chunk without a header are unknown.
             let is_hidden = written.chunks.iter().any(|chunk| source.bad.contains(chunk) && chunk <= block);
             prop_assert!(is_listed || is_hidden, "block {} is not told", block);
         }

@@ -1,5 +1,6 @@
-//! The kernel stays armed while savecore marks and frees dumps: whenever it crashes, and whatever of savecore's writes has arrived by
-//! then, it finds a place after what is there, harms nothing, and the next harvest gets everything.
+//! The kernel stays armed while savecore marks and frees dumps: whenever it crashes, and whatever of
+//! savecore's writes has arrived by then, it finds a place after what is there, harms nothing, and the next
+//! harvest gets everything.
 
 use std::io;
 
@@ -17,11 +18,12 @@ use super::{Content, FIRST, Memory, UUIDS, Way, World, assert_all_is_freed};
 /// Bytes that a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
-/// A partition that takes no more writes at some moment; of those that were not made safe until then, some sectors have arrived.
+/// A partition that accepts no more writes at some moment; of the writes not synced before, some sectors have
+/// arrived.
 struct Cut {
-    /// What is safe.
+    /// The durable contents.
     safe: Vec<u8>,
-    /// What is read back.
+    /// The contents as read.
     seen: Vec<u8>,
     /// Blocks that were written since the last sync.
     under_way: Vec<(u64, Block)>,
@@ -39,7 +41,7 @@ impl Cut {
         Ok(())
     }
 
-    /// What is on the disk when the machine has crashed: blocks in any order, and torn ones.
+    /// The contents of the disk after the machine has crashed: blocks in any order, and torn ones.
     fn crashed(mut self, seed: u64) -> Vec<u8> {
         let mut numbers = Numbers::new(seed);
         for (number, block) in &self.under_way {
@@ -83,7 +85,7 @@ impl Source for Cut {
     }
 }
 
-/// What a harvest does to its partition: all that were saved are marked, and freed from the last one to the first.
+/// A harvest's writes to its partition: all saved dumps are marked, and freed from last to first.
 fn free(disk: &mut Cut, saved: &[Found]) -> Result<(), savecore::Error> {
     let marked = saved.iter().map(|found| partition::mark_saved(disk, found, None));
     let marked = marked.collect::<Result<Vec<Found>, _>>()?;
@@ -132,7 +134,7 @@ fn a_crash_at_any_moment_while_dumps_are_freed_is_dumped_and_harms_nothing() {
         free(&mut whole, &dumps[kept..]).unwrap();
         let steps = usize::MAX - whole.left;
         for left in 0..=steps {
-            // The last steps, of which each block has several ways to be torn, more often.
+            // The last steps more often, as each of their blocks can be torn in several ways.
             for seed in 0..if left + 8 > steps { 16 } else { 1 } {
                 let mut disk = Cut::new(&image, left);
                 let ended = free(&mut disk, &dumps[kept..]);
@@ -146,7 +148,7 @@ fn a_crash_at_any_moment_while_dumps_are_freed_is_dumped_and_harms_nothing() {
                 let said = world.machine.console_text();
                 assert_eq!(outcome, Outcome::Complete, "after {left} of {steps} steps, {seed}: {said}");
 
-                // Nothing else was written on, and a dump that nobody saved is as it was.
+                // Nothing else was overwritten, and an unsaved dump is unchanged.
                 let after = world.images().remove(0);
                 let disk = world.disks[0].bytes();
                 let (start, end) = (FIRST as usize * BLOCK_SIZE, (FIRST + way.blocks) as usize * BLOCK_SIZE);

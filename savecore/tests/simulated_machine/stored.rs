@@ -1,5 +1,6 @@
-//! Partitions with dumps of earlier versions of the format, as the kernel side of that version wrote them: `tests/stored`. They are
-//! kept from a partition's first block to the end of its last dump; what comes after that is the pattern.
+//! Partitions with dumps of earlier versions of the format, as the kernel side of that version wrote them:
+//! `tests/stored`. They are kept from a partition's first block to the end of its last dump; what comes after
+//! that is the pattern.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -22,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Content, FIRST, Images, Memory, SECRET, Way, World, core_pages};
 
-/// What the stored dumps are of.
+/// The contents of the stored dumps.
 fn memory() -> Memory {
     Memory {
         classes: vec![
@@ -126,7 +127,7 @@ fn blocks(image: &[u8]) -> &[Block] {
     image.as_chunks::<BLOCK_SIZE>().0
 }
 
-/// Versions of which dumps are stored: all that are read and not written any more.
+/// Versions of the stored dumps: all that are read but no longer written.
 fn versions() -> std::ops::Range<u32> {
     OLDEST_VERSION..VERSION
 }

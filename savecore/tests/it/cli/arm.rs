@@ -35,7 +35,7 @@ fn warnings(stderr: &str) -> Vec<&str> {
 const ARM: &str = "sys/kernel/diskdump/arm";
 const DISARM: &str = "sys/kernel/diskdump/disarm";
 
-/// Keeps what the module's file says when dumps are about to be saved.
+/// Records the module's file when dumps are about to be saved.
 fn looking_at(linux: &Linux, place: &Place, name: &str, config: &str) -> String {
     let (file, seen) = (linux.path(name), place.text("seen"));
     let text = fs::read_to_string(config).unwrap();
@@ -58,7 +58,7 @@ fn booting_arms_first_and_then_saves_what_waits() {
     assert_eq!((place.crashes("out").len(), linux.text(DISARM).as_str()), (1, ""));
     assert!(fs::read(linux.path("dev/vdb")).unwrap() == formatted(200));
 
-    // Nothing is armed if it says so.
+    // Nothing is armed if the configuration says so.
     let place = Place::new();
     let (linux, config) = crashable(&place, &with_dump(), "boot = false\nlevel = 17");
     let (code, stdout, _) = boot(&place, &config, &[]);
@@ -66,7 +66,7 @@ fn booting_arms_first_and_then_saves_what_waits() {
     assert!(stdout.starts_with("the kernel is not armed: [arm] says boot = false\n"), "{stdout}");
 }
 
-/// What is left of a boot when the machine comes up again: /run is empty, and the module is loaded anew.
+/// The state after a reboot: /run is empty, and the module is newly loaded.
 fn reboot(linux: &Linux) {
     let _ = fs::remove_dir_all(linux.path("run"));
     linux.module("disarmed", "", "");
@@ -102,7 +102,7 @@ fn without_a_word_in_the_configuration_the_kernel_is_armed_after_a_reboot_as_it_
         (code, stdout.lines().find(|line| line.contains("kernel")).unwrap_or_default().to_owned(), stderr)
     };
 
-    // Nobody has told it anything: what is found is armed.
+    // Without instructions, everything that is found is armed.
     assert_eq!(boots().1, "the kernel is armed on /dev/vdb, /dev/vdc");
     // One was chosen.
     assert_eq!(tell(&["arm", "/dev/vdc"]).0, 0);
@@ -131,7 +131,7 @@ fn without_a_word_in_the_configuration_the_kernel_is_armed_after_a_reboot_as_it_
         stderr.contains("the kernel should be armed on one more target: cannot open /dev/vdd"),
         "{stderr}"
     );
-    // Without the module, that is a defect: somebody wants it armed.
+    // Without the module, that is a defect: it was to be armed.
     fs::remove_dir_all(linux.path("sys/kernel/diskdump")).unwrap();
     let (code, _, stderr) = boot(&place, &config, &[]);
     assert!(
@@ -302,7 +302,8 @@ fn a_disk_that_comes_late_is_waited_for_and_then_saved_and_armed_once() {
     linux.file(ARM, "");
     assert_eq!(boot(&place, &config, &late).0, 0);
     assert_eq!((linux.text(ARM).as_str(), place.crashes("out").len()), ("", 1));
-    // One that is armed on less than it should be is armed again; and what is none of the targets is left alone.
+    // One that is armed on less than it should be is armed again; and what is none of the targets is left
+    // alone.
     linux.module("armed", "", "target=/dev/vdb\n");
     linux.device("pci0/vdd", (254, 48), &with_dump());
     let other = linux.path("dev/vdd");
@@ -328,7 +329,7 @@ fn a_probe_tells_udev_of_a_label_and_of_nothing_else() {
     }
 }
 
-/// The marks of all lines of a drill about the kernel, with what they are about and say.
+/// The results of all lines of a drill about the kernel, with their subjects and texts.
 fn drill(place: &Place, config: &str) -> Vec<String> {
     let (code, stdout, stderr) =
         run(["drill", "--quick", "--json", "--config", config, "--system", &place.text("linux")]);
@@ -394,7 +395,7 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     linux.file("sys/module/ipmi_watchdog/refcnt", "0\n");
     assert_eq!(says(15).0.len(), good.len());
 
-    // A host that is told of panics.
+    // A host that receives panic events.
     let events = "sys/bus/pci/drivers/pvpanic-pci/0000:00:05.0/events";
     linux.file(events, "0x3\n");
     for (more, line) in [
@@ -441,7 +442,7 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     fs::remove_dir_all(linux.path("sys/kernel/diskdump")).unwrap();
     let loaded = "fail kernel this kernel dumps nothing: the kernel's diskdump module is not loaded";
     assert!(drill(&place, &config)[0].starts_with(loaded));
-    // Nobody wants it armed from here: that is worth a warning.
+    // Nobody asked for it to be armed from here: that deserves a warning.
     let text = fs::read_to_string(&config).unwrap().replace("boot = true", "boot = false");
     fs::write(&config, text).unwrap();
     assert!(drill(&place, &config)[0].starts_with("warn kernel this kernel dumps nothing"));
@@ -498,7 +499,7 @@ fn a_drill_counts_what_the_armed_kernel_would_dump() {
         "{}",
         room()
     );
-    // Level 1 leaves out nothing that can be counted.
+    // Level 1 excludes nothing that can be counted.
     linux.module("disarmed", "", "level=1\n");
     meminfo(81920);
     assert!(room().starts_with("warn") && room().contains("at level 1 would have 100 MiB"), "{}", room());
@@ -512,7 +513,7 @@ fn a_check_without_a_target_reads_all_of_this_machines_own() {
     let (code, stdout, stderr) = run(["check", "--system", &system]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.starts_with(&format!("{}: ready", linux.path("dev/vdb").display())), "{stdout}");
-    // A list, since nobody said that there is one.
+    // A list, since none was named.
     assert_eq!(json(&run(["check", "--json", "--system", &system]).1).as_array().unwrap().len(), 1);
     // The worst of all counts, and one that cannot be read hides no other.
     let damaged = {

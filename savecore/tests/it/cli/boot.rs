@@ -1,4 +1,4 @@
-//! `savecore boot`: what the configuration says, in the time that there is.
+//! `savecore boot`: follows the configuration, within the time limit.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -69,7 +69,7 @@ fn with_json_nothing_else_is_on_standard_output() {
 #[test]
 fn a_mistake_in_the_configuration_is_told_and_dumps_are_saved_all_the_same() {
     let disk = with_dump(&Machine::small());
-    // What is wrong, the lines that tell of it, and whether the dump is freed.
+    // The mistake, the lines that report it, and whether the dump is freed.
     for (more, told, is_freed) in [
         (
             "limit = \"soon\"\nspeed = 1",
@@ -98,7 +98,7 @@ fn a_mistake_in_the_configuration_is_told_and_dumps_are_saved_all_the_same() {
         assert!(stdout.contains("dump 1 saved in"), "{more}: {stdout}");
         assert_eq!(place.crashes("out").len(), 1, "{more}");
         assert_eq!(place.is_ready("image"), is_freed, "{more}");
-        // Once more, with nothing saved twice.
+        // Once more, without saving anything twice.
         assert_eq!(boot(&config).0, 1, "{more}");
         assert_eq!(place.crashes("out").len(), 1, "{more}");
     }
@@ -142,7 +142,7 @@ fn a_machine_that_crashes_again_and_again_keeps_the_first_crash_and_the_newest_o
     let kept: Vec<bool> = folders.iter().map(|folder| place.path("out").join(folder).exists()).collect();
     let expected: Vec<bool> = (0..25).map(|number| number == 0 || number > 15).collect();
     assert_eq!(kept, expected, "the first and the newest nine");
-    // As many as there are, if somebody wants that.
+    // As many as there are, if configured.
     let machine = Machine { nonce: 99, ..Machine::small() };
     let image = place.image("image", &with_dump(&machine));
     assert_eq!(boot(&place.config(&[&image], "host = \"h\"\nmax_kept = \"all\"\nmax_used = \"all\"")).0, 0);
@@ -196,7 +196,7 @@ fn a_hook_that_fails_keeps_no_dump_from_being_saved() {
         stderr.contains("the pre hook /bin/false failed")
             && stderr.contains("/nonexistent cannot be started")
     );
-    // What the hook was to bring may have been the store.
+    // The hook may have been responsible for the store.
     assert_eq!(place.crashes("out").len(), 1);
     assert!(!place.is_ready("image"));
     assert_eq!(boot(&place.config(&[&image], "")).0, 0);
@@ -285,7 +285,7 @@ fn the_post_hook_that_runs_late_is_told_of_what_was_saved_in_time() {
     fs::write(&late, serde_json::json!({ "dumps": dumps }).to_string()).unwrap();
     assert_eq!(run(&arguments).0, 0);
     assert_eq!(json(&fs::read_to_string(&told).unwrap())["dumps"].as_array().unwrap(), &dumps);
-    // A note that somebody made by hand, or that is half written, says that work is left, and no more.
+    // A note written by hand, or partially written, only says that work is left.
     for note in ["", "{\"dumps\":[{\"on\"", "7"] {
         fs::remove_file(&told).unwrap_or_default();
         fs::write(&late, note).unwrap();
@@ -298,7 +298,7 @@ fn the_post_hook_that_runs_late_is_told_of_what_was_saved_in_time() {
 fn what_hangs_is_ended_at_the_limit() {
     let place = Place::new();
     let image = place.image("image", &with_dump(&Machine::small()));
-    // To open it takes until somebody writes there.
+    // Opening it blocks until there is a writer.
     let pipe = place.text("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let late = place.text("late");

@@ -52,7 +52,7 @@ impl Pair {
         text_of("diskdump-public:", &self.public)
     }
 
-    /// A machine whose dumps are encrypted to this pair, in units, and of whose dumps nothing is missing.
+    /// A machine whose dumps are encrypted to this pair, in units, and complete.
     fn machine(&self) -> Machine {
         Machine {
             encrypt: Some(Encrypt { secret: self.secret, ..Encrypt::new() }),
@@ -69,7 +69,7 @@ impl Pair {
     }
 }
 
-/// A machine of whose dump nothing is missing.
+/// A machine with a complete dump.
 fn machine() -> Machine {
     let mut machine = Machine::small();
     machine.pages.insert(30, Page::Zero);
@@ -82,7 +82,7 @@ fn ending(place: &Place, directory: &str, ending: &str) -> Vec<String> {
     files.filter(|path| path.ends_with(ending)).collect()
 }
 
-/// Saves a target that must give one core; the core's bytes.
+/// Saves a target that must result in one core; returns the core's bytes.
 fn core_of(place: &Place, targets: &[&str], identity: Option<&str>) -> Vec<u8> {
     let out = tempfile::tempdir_in(place.directory.path()).unwrap();
     let directory = out.path().to_str().unwrap();
@@ -147,7 +147,7 @@ fn without_the_key_an_encrypted_dump_is_carried_away_and_opens_elsewhere() {
     assert!(fs::read(&image).unwrap() == empty(Some(pair.public)), "the pattern is not whole again");
     assert_eq!(fs::metadata(copy).unwrap().permissions().mode() & 0o777, 0o600);
 
-    // Label and dump stand where they stood, and nothing of the machine's memory can be read in it.
+    // Label and dump are unchanged in place, and no memory of the machine is readable.
     let bytes = fs::read(copy).unwrap();
     assert!(bytes == disk[..bytes.len()]);
     for text in ["idle task", "hello"] {
@@ -342,7 +342,7 @@ fn what_was_changed_by_somebody_without_the_key_does_not_become_a_core() {
     ChunkHeader::of_mut(block_mut(&mut disk, chunk)).unwrap().sums[0] = sum.into();
     frame::set_checksum(block_mut(&mut disk, chunk));
     let image = place.image("image", &disk);
-    // Nobody without the key can tell.
+    // Without the key, this is unknown.
     assert_eq!(run(["check", &image]).0, 0);
     assert_eq!(run(["check", &image, "--identity", &pair.file]).0, 1);
     let (code, stdout, stderr) =
@@ -488,7 +488,7 @@ fn dumps_that_are_not_striped_are_saved_one_by_one() {
     assert_eq!(ending(&place, "out", ".elf").len(), 2);
     let (code, stdout, _) = run(["save", &one, &two, &three, "-o", &place.out()]);
     assert_eq!((code, stdout.matches("no dump").count()), (1, 3), "{stdout}");
-    // All of them can be used, or nothing is done.
+    // All of them must be usable, or nothing is done.
     let unformatted = place.image("unformatted", &vec![7; 60 * BLOCK_SIZE]);
     fails(["info", &one, &unformatted], "not a dump partition");
     fails(["info", &one, &one], "was named twice");

@@ -1,5 +1,5 @@
-//! What fails under savecore: every system call, one after another; the store, which is full, read-only or gone; the target,
-//! which is cut off while it is read; another savecore at the same time.
+//! What fails under savecore: every system call, one after another; the store, which is full, read-only or
+//! gone; the target, which is cut off while it is read; another savecore at the same time.
 
 use savecore::corefile::{CoreOptions, Format, Sink};
 use savecore::harvest::{self, Harvest, Options};
@@ -148,7 +148,8 @@ fn whatever_system_call_fails_the_dump_stays_until_its_core_is_whole() {
     println!("{failed} system calls failed");
 }
 
-/// Runs savecore under strace with faults in the calls that are about paths in the store `out`; `None` where nothing can be traced.
+/// Runs savecore under strace with faults in the calls that are about paths in the store `out`; `None` where
+/// nothing can be traced.
 fn with_faults_in_store(place: &Place, rules: &[&str], arguments: &[&str]) -> Option<(i32, String, String)> {
     let allowed = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
@@ -233,7 +234,8 @@ fn what_cannot_be_synced_at_all_is_saved_and_the_dump_stays() {
     }
 }
 
-/// What file systems and servers answer, in calls about the store, that must not keep a dump from being saved.
+/// What file systems and servers answer, in calls about the store, that must not keep a dump from being
+/// saved.
 const TOLERATED: &[(&str, &[&str])] = &[
     ("flock", &["EOPNOTSUPP", "ENOLCK", "ENOSYS", "EBADF", "EINVAL", "EIO", "EACCES"]),
     ("renameat2", &["EINVAL", "ENOSYS", "EOPNOTSUPP", "EPERM", "ENOTTY"]),
@@ -263,7 +265,8 @@ fn what_a_file_system_lacks_keeps_no_dump_from_being_saved() {
     }
 }
 
-/// What says that the store takes no more, and what a person is told to do; at each place where it can be said.
+/// What says that the store takes no more, and what a person is told to do; at each place where it can be
+/// said.
 const REFUSED: &[(&str, &str, &str)] = &[
     ("mkdirat", "ENOSPC", "make room there"),
     ("mkdirat", "EROFS", "mount it read-write"),
@@ -582,7 +585,8 @@ fn nothing_is_written_on_the_target_before_the_store_has_all_whatever_step_of_it
     }
 }
 
-/// Runs savecore in a mount namespace of its own, in which `script` was done before; `None` where that is not allowed.
+/// Runs savecore in a mount namespace of its own, in which `script` was done before; `None` where that is not
+/// allowed.
 pub(super) fn in_namespace(place: &Place, script: &str, arguments: &[&str]) -> Option<(i32, String, String)> {
     let script = format!("set -e; {script}; exec \"$@\"");
     let mut command = Command::new("unshare");
@@ -603,7 +607,8 @@ fn a_full_store_is_told_and_costs_no_dump() {
     place.image("image", &disk);
     place.out();
     for (size, part) in [
-        // Less than the dump needs; enough, but not for what is to stay free; no room for the last file's name.
+        // Less than the dump needs; enough, but not for what is to stay free; no room for the last file's
+        // name.
         ("size=100k", "has 100.0 KiB free, and at least"),
         ("size=40m", "that must stay free, are needed"),
         ("size=200m,nr_inodes=3", "No space left on device"),

@@ -1,4 +1,4 @@
-//! A dump whose every text is made to do harm: nothing outside of the store changes, and no terminal is played with.
+//! A dump whose every text is malicious: nothing outside the store changes, and terminals are not affected.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -12,8 +12,8 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use super::*;
 use crate::common::block;
 
-/// What a terminal obeys (ECMA-48): a title, colours that hide text, cleared screens, questions that are answered as if typed,
-/// device control strings; C1 controls; and what turns the direction of text.
+/// What a terminal obeys (ECMA-48): a title, colours that hide text, cleared screens, questions that are
+/// answered as if typed, device control strings; C1 controls; and what turns the direction of text.
 const EVIL: &str = "\x1b]0;title\x07\x1b[8mhidden\x1b[2J\x1b[6n\x1b[?1049h\x1bP+q\x1b\\\x1bc\r\x08\x7f\x0e\u{85}\u{9b}31m\u{9d}0;x\u{9c}\
                     \u{202e}drow\u{2066}\u{200b}\u{2028}</pre><script>alert(1)</script>'\"`$(touch pwned)`%n%s../../../../tmp/x\0 end";
 
@@ -37,7 +37,7 @@ fn hostile_disk() -> Vec<u8> {
     disk
 }
 
-/// What is shown of a command on a terminal.
+/// A command's output on a terminal.
 fn on_screen(mut command: Command) -> String {
     let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&main).unwrap();
@@ -50,7 +50,7 @@ fn on_screen(mut command: Command) -> String {
     let mut main = File::from(main);
     let mut screen = Vec::new();
     let mut piece = [0; 4096];
-    // Behind the last one that has the other side open, reading fails.
+    // Reading fails after the last process with the other side open has ended.
     while let Ok(length @ 1..) = main.read(&mut piece) {
         screen.extend(&piece[..length]);
     }
@@ -58,7 +58,8 @@ fn on_screen(mut command: Command) -> String {
     String::from_utf8(screen).unwrap()
 }
 
-/// Takes out what savecore itself sends to a terminal: colours, and the movements of progress bars within their line.
+/// Takes out what savecore itself sends to a terminal: colours, and the movements of progress bars within
+/// their line.
 fn without_own(screen: &str) -> String {
     let mut rest = screen;
     let mut text = String::new();
@@ -90,7 +91,7 @@ fn assert_harmless(text: &str, what: &str) {
     }
 }
 
-/// All files in a folder and in the folders in it, with what is in them.
+/// All files in a folder and its subfolders, with their contents.
 fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -138,7 +139,8 @@ impl Surroundings {
         now
     }
 
-    /// The folders of crashes in the store; of each and of all files in it that they are where and what they should be.
+    /// The folders of crashes in the store; of each and of all files in it that they are where and what they
+    /// should be.
     fn folders(&self) -> Vec<PathBuf> {
         assert!(self.now() == self.before, "something else was changed");
         let folders = self.place.crashes("a/b/out");
@@ -322,7 +324,7 @@ fn a_hosts_name_is_only_a_name() {
 #[test]
 fn a_label_and_headers_that_lie_about_everything_make_no_harm() {
     let whole = with_dump(&machine());
-    // Each four bytes of both headers and of the first chunk headers, at both ends of what they can be.
+    // Each four bytes of both headers and of the first chunk headers, at both extremes.
     let header = |number: u64| Header::parse(block(&whole, number), frame::Kind::Front).is_ok();
     assert!(header(1));
     let around = Surroundings::new(&whole);
@@ -354,7 +356,7 @@ fn a_system_name_in_the_header_alone_is_harmless_too() {
     put_text(&mut front.system, EVIL);
     put_text(&mut front.message, EVIL);
     front.to_block(frame::Kind::Front, block_mut(&mut disk, 1));
-    // Without its notes, the headers are what is left.
+    // Without its notes, only the headers are left.
     block_mut(&mut disk, 2).fill(0x55);
     let around = Surroundings::new(&disk);
     let (image, out) = (around.place.text("image"), around.place.text("a/b/out"));

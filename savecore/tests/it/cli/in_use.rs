@@ -1,4 +1,5 @@
-//! Others who use a target: a virtual machine, a process that has it open for writing, a dump that is still being written.
+//! Other users of a target: a virtual machine, a process that has it open for writing, a dump that is still
+//! being written.
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::process::{Child, ChildStdout};
@@ -59,7 +60,7 @@ fn qemu(image: &str) -> Command {
     command
 }
 
-/// A virtual machine that stands still and has the image for its disk; `None` where there is no QEMU, which CI must have.
+/// A stopped virtual machine with the image as its disk; `None` without QEMU, which CI must have.
 fn virtual_machine(image: &str) -> Option<Process> {
     let mut child = match qemu(image).spawn() {
         Err(error) if error.kind() == ErrorKind::NotFound && std::env::var_os("CI").is_none() => {
@@ -84,7 +85,8 @@ fn virtual_machine(image: &str) -> Option<Process> {
     Some(Process { child, _stdout: Some(stdout) })
 }
 
-/// A target that somebody uses: what reads works, what writes is refused with `part` in one line, and a dump is saved and stays.
+/// A target that somebody uses: what reads works, what writes is refused with `part` in one line, and a dump
+/// is saved and stays.
 #[track_caller]
 fn is_read_and_not_written(place: &Place, image: &str, part: &str) {
     let before = fs::read(image).unwrap();
@@ -130,7 +132,7 @@ fn no_virtual_machine_starts_on_a_disk_that_savecore_writes() {
         drop(target);
         assert!(virtual_machine(&image).is_some());
     }
-    // Who only reads does not keep it out.
+    // A mere reader does not exclude it.
     let _reader = Target::open(image.as_ref(), None, Access::Read).unwrap();
     assert!(virtual_machine(&image).is_some());
 }
@@ -169,7 +171,7 @@ fn a_lock_of_a_process_is_seen_and_the_process_named() {
         l_pid: 0,
     };
     let before = fs::read(&image).unwrap();
-    // From here on nothing closes another descriptor of the file: that would give up the lock.
+    // From here on no other descriptor of the file may be closed: that would release the lock.
     fcntl(&file, FcntlArg::F_SETLK(&lock)).unwrap();
     let user = format!("(process {}), which holds a lock on it", std::process::id());
     fails(["format", "--yes", "--force", &image], &user);
@@ -179,7 +181,8 @@ fn a_lock_of_a_process_is_seen_and_the_process_named() {
     assert_eq!(run(["clear", "--yes", &image]).0, 0);
 }
 
-/// Writes a dump block by block, as a kernel does: first the header that says that it is in progress, last the closed one.
+/// Writes a dump block by block, as a kernel does: first the header that says that it is in progress, last
+/// the closed one.
 struct Kernel {
     image: String,
     closed: Vec<u8>,
@@ -249,7 +252,7 @@ fn a_dump_that_is_still_being_written_is_left_alone() {
 fn a_dump_that_went_on_while_it_was_saved_stays_and_is_saved_again() {
     let place = Place::new();
     let kernel = std::sync::Mutex::new(Kernel::new(&place));
-    /// Goes on writing once the dump is being read.
+    /// Continues writing while the dump is being read.
     struct Late<'k>(&'k std::sync::Mutex<Kernel>);
     impl savecore::source::Progress for Late<'_> {
         fn begin(&mut self, what: &str, _total: u64) {

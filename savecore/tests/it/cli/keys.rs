@@ -21,7 +21,7 @@ fn hex(text: &str) -> Vec<u8> {
 pub(super) fn key_of(text: &str) -> [u8; 32] {
     let (_, digits) = text.split_once(':').unwrap();
     let (key, sum) = digits.split_at(64);
-    // Whoever reads keys elsewhere needs nothing but this: the checksum is zlib's, of the text in front of it.
+    // Other readers of keys need only this: the checksum is zlib's, of the preceding text.
     let behind = text.len() - sum.len();
     assert_eq!(sum, format!("{:08x}", crc32fast::hash(&text.as_bytes()[..behind])));
     hex(key).try_into().unwrap()
@@ -139,7 +139,7 @@ fn a_recipient_is_taken_as_text_or_from_a_file_and_check_and_info_tell_it() {
     let image = place.image("image", &vec![0; 60 * BLOCK_SIZE]);
     let (code, stdout, _) = run(["format", &image, "--yes", "--recipient", &public]);
     assert_eq!((code, stdout.contains(&format!("dumps are encrypted to {public}"))), (0, true), "{stdout}");
-    // Formatted again without a recipient, dumps are not encrypted any more.
+    // Formatted again without a recipient, dumps are no longer encrypted.
     let (code, stdout, stderr) = run(["format", &image, "--yes", "--json"]);
     assert_eq!((code, &json(&stdout)["recipient"]), (0, &Value::Null));
     assert!(stderr.contains("without --recipient, new ones will not be"), "{stderr}");
@@ -158,7 +158,7 @@ fn a_bad_recipient_is_refused_and_nothing_is_written() {
     let image = place.image("image", &zeros);
     let mut mistyped = public.clone();
     mistyped.replace_range(20..21, if &public[20..21] == "0" { "1" } else { "0" });
-    // A point of small order: whoever dumps to it, everybody knows the key.
+    // A point of small order: anyone knows the key of dumps to it.
     let weak = text_of("diskdump-public:", &[0; 32]);
     let two = place.image("two", format!("{public}\n{public}\n").as_bytes());
     let none = place.image("none", b"# nothing\n");
@@ -253,7 +253,7 @@ fn an_identity_that_others_can_read_is_warned_about_and_used() {
         assert_eq!((code, stderr.lines().count()), (0, 1), "{stdout}{stderr}");
         assert!(stderr.contains(&format!("others may use it (mode {mode:o}): `chmod 600` it")), "{stderr}");
     }
-    // A pipe belongs to who runs both ends.
+    // A pipe belongs to the user at both ends.
     let script = "exec \"$0\" check \"$1\" --identity <(cat \"$2\")";
     let output = Command::new("bash")
         .args(["-c", script, env!("CARGO_BIN_EXE_savecore"), &image, &identity])

@@ -1,5 +1,5 @@
-//! Killed at any moment, at random, again and again: the dump is whole on its partition or the core is whole in its
-//! folder, and one run that nobody kills makes it good.
+//! Killed at any moment, at random, again and again: the dump is whole on its partition or the core is whole
+//! in its folder, and one run that nobody kills makes it good.
 
 use std::process::Child;
 use std::thread::{self, sleep};
@@ -24,7 +24,7 @@ impl Dice {
     }
 }
 
-/// What is to come of it.
+/// The expected result.
 struct Expected {
     disk: Vec<u8>,
     core: Vec<u8>,
@@ -32,7 +32,7 @@ struct Expected {
     folder: String,
 }
 
-/// What a kill left.
+/// The state after a kill.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Left {
     /// The dump only.
@@ -60,7 +60,7 @@ fn arguments(place: &Place) -> Vec<String> {
     texts.map(str::to_owned).to_vec()
 }
 
-/// A place in memory, if there is one: so many runs would only wear a disk.
+/// A folder in memory, if possible: so many runs would only wear out a disk.
 fn fast_place() -> Place {
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     Place { directory: directory.unwrap() }
@@ -85,7 +85,7 @@ fn expected() -> Expected {
 }
 
 impl Expected {
-    /// Looks at everything that there is after a kill.
+    /// Checks the complete state after a kill.
     fn check(&self, place: &Place) -> Left {
         let mut has_core = false;
         for path in place.crashes("out") {
@@ -125,7 +125,7 @@ impl Expected {
         assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
     }
 
-    /// A run that nobody kills.
+    /// An undisturbed run.
     fn make_good(&self, place: &Place, left: Left) {
         let (code, _, stderr) = run(arguments(place));
         assert_eq!(code, i32::from(left == Left::Core), "after {left:?}: {stderr}");
@@ -146,7 +146,7 @@ fn wait(child: &mut Child, ready: impl Fn() -> bool) -> bool {
     false
 }
 
-/// One dump: killed once or several times in a row, then made good. Gives what was left each time.
+/// One dump: killed once or several times in a row, then completed. Returns the state after each kill.
 fn lane(expected: &Expected, seed: u64, kills: usize) -> Vec<Left> {
     let place = fast_place();
     let mut dice = Dice(seed);

@@ -16,7 +16,7 @@ use crate::common::{Machine, write_dump};
 
 const BLOCKS: u64 = 1200;
 
-/// A kernel that dumps whenever a work of that name begins, so many times.
+/// A kernel that dumps this many times, whenever an operation of that name starts.
 struct Kernel<'p> {
     place: &'p Place,
     when: &'static str,

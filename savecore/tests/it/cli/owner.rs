@@ -1,5 +1,5 @@
-//! Whose a disk is: what nobody named and is not this machine's is left as it is, by every command; and a mark that a dump was saved is
-//! believed only of this machine.
+//! Whose a disk is: what nobody named and is not this machine's is left as it is, by every command; and a
+//! mark that a dump was saved is believed only of this machine.
 
 use std::fs;
 
@@ -35,7 +35,8 @@ fn name(disk: &mut [u8], machine: Option<Uuid>, name: &str) {
     label.to_block(block_mut(disk, 0));
 }
 
-/// Where disks of other machines show up, each with a dump whose label names this machine all the same, or does not.
+/// Where disks of other machines show up, each with a dump whose label names this machine all the same, or
+/// does not.
 const FOREIGN: [(&str, &str, Option<&str>); 13] = [
     ("pci0/sdb", "another machine's", Some(OTHER)),
     ("pci0/sdc", "nobody's", None),
@@ -69,7 +70,7 @@ fn host(place: &Place) -> Linux {
     linux
 }
 
-/// What all devices but the machine's own partition hold.
+/// The contents of all devices except the machine's own partition.
 fn others(linux: &Linux) -> Vec<Vec<u8>> {
     let names = FOREIGN.map(|(at, _, _)| at.rsplit('/').next().unwrap());
     names.iter().chain(&["sdz1"]).map(|name| fs::read(linux.path(&format!("dev/{name}"))).unwrap()).collect()
@@ -101,7 +102,7 @@ fn what_is_not_this_machines_own_is_left_alone_unless_it_is_named() {
             assert_eq!(lines.len(), 1, "one line however many there are: {stdout}");
             assert!(lines[0].contains("11 more; `savecore adopt`"), "{stdout}");
         }
-        // The next one has nothing to do, and says so in the same way.
+        // The next run has nothing to do, and reports it in the same way.
         let (code, stdout, _) = run(&arguments);
         assert_eq!(code, i32::from(command == "save"), "{stdout}");
         assert_eq!(place.crashes("out").len(), 1);
@@ -145,7 +146,7 @@ fn the_list_says_of_each_partition_whose_it_is() {
         let line = line.replace("[UUID]", &uuid::Uuid::from_bytes(UUID).to_string());
         assert!(stdout.contains(&line), "{line}: {stdout}");
     }
-    // What is on the list is its own.
+    // Partitions on the list are its own.
     linux.owns(uuid::Uuid::from_bytes(UUID));
     let (_, stdout, _) = run(["list", "--system", &place.text("linux")]);
     assert!(!stdout.contains("nobody's"), "{stdout}");
@@ -165,7 +166,7 @@ fn another_machines_dump_is_saved_if_it_is_named_and_freed_only_if_that_is_said(
     assert_eq!(code, 0);
     assert!(stdout.contains("not cleared on") && stdout.contains("it is another machine's"), "{stdout}");
     assert!(fs::read(&image).unwrap() == disk);
-    // It is called as its partition is, not as who saved it.
+    // It gets the partition's name, not that of the machine that saved it.
     let folder = place.crashes("out").remove(0);
     let called = |folder: &std::path::Path| folder.file_name().unwrap().to_str().unwrap().to_owned();
     assert!(called(&folder).starts_with("test-2026"), "{}", folder.display());

@@ -8,7 +8,7 @@ use std::process::Command;
 use super::{Place, fails, run, with_dump};
 use crate::common::Machine;
 
-/// What somebody who can write a dump would put into its texts.
+/// Texts that an attacker could put into a dump.
 const EVIL: &str = "</h1></pre></title><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">\
                     <a href=javascript:alert(1)>&amp;\"'\u{202e}txt\u{1b}[2J<svg onload=alert(2)><style>body{display:none}</style>";
 
@@ -22,7 +22,8 @@ fn hostile() -> Machine {
     machine
 }
 
-/// Makes sure that a page, as it is or as a browser has read it, has all parts and nothing that a dump put in.
+/// Makes sure that a page, as it is or as a browser has read it, has all parts and nothing that a dump put
+/// in.
 fn is_whole_and_clean(page: &str) {
     for part in PARTS {
         assert!(page.contains(&format!("id=\"{part}\"")), "no part {part}");

@@ -1,4 +1,4 @@
-//! Dump partitions that are found: `savecore list`, and disks of which no partition is named.
+//! Finding dump partitions: `savecore list`, and disks without a named partition.
 
 use super::*;
 use crate::sources::dos_disk;
@@ -180,19 +180,20 @@ fn standard_input_that_cannot_be_used_is_an_error_in_one_line() {
     assert!(code == 2 && stderr.contains("it is a terminal: pipe a dump into it"), "{stderr}");
 }
 
-/// How the tests become somebody who may do nothing here: another user; or where that one reaches nothing, as on a machine whose root
-/// folder is its owner's alone, the owner without any privilege, who may read and write just what the modes of files say.
+/// How the tests become somebody who may do nothing here: another user; or where that one reaches nothing, as
+/// on a machine whose root folder is its owner's alone, the owner without any privilege, who may read and
+/// write just what the modes of files say.
 const POWERLESS: [&[&str]; 2] = [
     &["--reuid", "65534", "--regid", "65534", "--clear-groups"],
     &["--bounding-set=-all", "--inh-caps=-all"],
 ];
 
-/// The command as somebody who may do nothing here, if the tests may become another.
+/// The command as an unprivileged user, if the tests may change their user.
 fn as_nobody(place: &Place, arguments: &[&str]) -> (i32, String, String) {
     if !rustix::process::geteuid().is_root() {
         return run(arguments);
     }
-    // Nobody may not reach what root has built.
+    // An unprivileged user may be unable to reach root's build.
     let own = place.path("savecore");
     if !own.exists() {
         fs::copy(env!("CARGO_BIN_EXE_savecore"), &own).unwrap();

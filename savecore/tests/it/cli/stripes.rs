@@ -1,4 +1,5 @@
-//! A dump on two partitions, harvested by runs that are killed in between: no stripe is left waiting for a person.
+//! A dump on two partitions, harvested by runs that are killed in between: no stripe is left waiting for a
+//! person.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! Disks whose partition table can be misread: what savecore writes is where the kernel has the partition, or it asks.
+//! Disks whose partition table can be misread: what savecore writes is where the kernel has the partition, or
+//! it asks.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -20,8 +21,8 @@ fn entry(first: usize, count: usize, sector: usize) -> Entry {
     Entry { kind: LINUX, first: (first * MIB / sector) as u32, count: (count * MIB / sector) as u32 }
 }
 
-/// A disk that had a GUID table, whose partition 2 was at 8 MiB, and got a DOS table, whose partition 2 is at 10 MiB. Partition 1
-/// is full of data.
+/// A disk that had a GUID table, whose partition 2 was at 8 MiB, and got a DOS table, whose partition 2 is at
+/// 10 MiB. Partition 1 is full of data.
 fn with_stale_table() -> Vec<u8> {
     let mut disk = vec![0; 16 * MIB];
     let sectors = |mib: usize| (mib * MIB / 512) as u64;
@@ -32,7 +33,8 @@ fn with_stale_table() -> Vec<u8> {
     disk
 }
 
-/// A disk with a DOS table that counts in sectors of 4096 bytes: partition 2 is at 8 MiB. In sectors of 512 it would be at 1 MiB.
+/// A disk with a DOS table that counts in sectors of 4096 bytes: partition 2 is at 8 MiB. In sectors of 512
+/// it would be at 1 MiB.
 fn with_large_sectors() -> Vec<u8> {
     let mut disk = vec![0; 16 * MIB];
     put_dos(&mut disk, &[entry(1, 7, 4096), entry(8, 7, 4096)]);
@@ -74,7 +76,7 @@ fn format_asks_which_table_of_an_image_counts_and_others_take_the_one_that_linux
     assert_eq!(run(["format", "--yes", "--partition", "dump", "--table", "gpt", &image]).0, 0);
     is_formatted_at(&image, &disk, 8, 15);
 
-    // Where both tables say the same of a partition, there is nothing to ask.
+    // If both tables agree on a partition, there is nothing to ask.
     put_entry(&mut disk, 0, 1, entry(8, 7, 512));
     put_entry(&mut disk, 0, 0, entry(1, 5, 512));
     let image = place.image("disk", &disk);
@@ -165,7 +167,8 @@ impl Loop {
             eprintln!("left out: no loop device can be had here (losetup, as root)");
         }
         let device = device?;
-        // What the last user of the device left there: the kernel forgets partitions that were added by hand only by hand.
+        // What the last user of the device left there: the kernel forgets partitions that were added by hand
+        // only by hand.
         let name = device.trim_start_matches("/dev/");
         for entry in fs::read_dir(format!("/sys/class/block/{name}/")).unwrap().flatten() {
             let left = entry.file_name().to_string_lossy().into_owned();
@@ -278,7 +281,8 @@ fn a_device_of_which_the_kernel_shows_no_partitions_is_read_in_its_own_sectors()
     }
 }
 
-/// Runs the command at a terminal, does something when it asks, and says yes. Gives its exit code and what it printed.
+/// Runs the command at a terminal, does something when it asks, and says yes. Gives its exit code and what it
+/// printed.
 fn says_yes(arguments: &[&str], meanwhile: impl FnOnce()) -> (i32, String) {
     let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&main).unwrap();
@@ -291,7 +295,7 @@ fn says_yes(arguments: &[&str], meanwhile: impl FnOnce()) -> (i32, String) {
     let mut main = File::from(main);
     let (mut screen, mut piece) = (Vec::new(), [0; 4096]);
     let mut meanwhile = Some(meanwhile);
-    // Behind the last one that has the other side open, reading fails.
+    // Reading fails after the last process with the other side open has ended.
     while let Ok(length @ 1..) = main.read(&mut piece) {
         screen.extend(&piece[..length]);
         if screen.ends_with(b"[y/N] ")

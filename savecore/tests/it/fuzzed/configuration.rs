@@ -8,7 +8,8 @@ fn is_one_harmless_line(text: &str) -> bool {
     !text.contains(['\n', '\r', '\x1b'])
 }
 
-/// Reads text as a configuration, and as the words that arm. Neither panics, and what is wrong is told in one line.
+/// Parses text as a configuration, and as the module's parameters. Neither panics, and each error is one
+/// line.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let config = Config::parse(&text, "savecore.toml");

@@ -1,4 +1,5 @@
-//! Images and raw copies of any content, as the command opens them by their names: what they hold becomes cores in a store.
+//! Images and raw copies of any content, as the command opens them by their names: what they hold becomes
+//! cores in a store.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +28,7 @@ fn bases() -> &'static [Vec<u8>] {
     BASES.get_or_init(waiting_disks)
 }
 
-/// Opens an image by its name, and reads all dumps that are found there. Nothing panics, hangs, or changes the image.
+/// Opens an image by its name, and reads all dumps in it. Nothing panics, hangs, or changes the image.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (base, flags) = (input.byte(), input.byte());

@@ -14,7 +14,7 @@ use crate::common::{Machine, Page, partition as formatted, write_dump};
 /// Where the code of the kernels in `fuzz/corpus` begins, and where the stack of this machine is.
 const CODE: u64 = 0x1000;
 const STACK: u64 = 0x8000;
-/// Longer backtraces are nobody's.
+/// Limit of a backtrace's length.
 const LONGEST: usize = 1 << 20;
 
 /// A machine without page tables in use, whose stack holds many addresses of code.
@@ -43,8 +43,8 @@ fn disk() -> &'static (Vec<u8>, Partition) {
     })
 }
 
-/// Makes backtraces with a kernel's file. Whatever is in it, nothing panics or hangs, and what is told is bounded and can be
-/// shown.
+/// Makes backtraces with a kernel's file. Whatever is in it, nothing panics or hangs, and what is told is
+/// bounded and can be shown.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let (disk, partition) = disk();
     let dump = Dump::open(disk, partition, &partition.dumps[0]);

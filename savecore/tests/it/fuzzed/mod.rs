@@ -1,5 +1,6 @@
-//! Bytes that a fuzzer makes up: as a partition, a disk with a table, an image, a stream, a kernel's file, a configuration. `cargo xtask fuzz` makes them up;
-//! what it has kept in `fuzz/corpus` is tried again by each run of the tests.
+//! Bytes that a fuzzer makes up: as a partition, a disk with a table, an image, a stream, a kernel's file, a
+//! configuration. `cargo xtask fuzz` makes them up; what it has kept in `fuzz/corpus` is tried again by each
+//! run of the tests.
 
 pub(crate) mod configuration;
 pub(crate) mod image;
@@ -8,7 +9,7 @@ pub(crate) mod partition;
 pub(crate) mod stream;
 pub(crate) mod table;
 
-/// Bytes, and zeros behind their end.
+/// Bytes, followed by zeros.
 pub(crate) struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -46,7 +47,7 @@ mod kept {
     use std::path::Path;
     use std::time::{Duration, Instant};
 
-    /// What a run may take, on a machine that has much else to do.
+    /// Time limit of a run, on a busy machine.
     const LIMIT: Duration = Duration::from_secs(60);
 
     fn try_again(corpus: &str, run: fn(&[u8])) {

@@ -1,5 +1,6 @@
-//! Partitions on which anything may lie: whole dumps in which bytes were changed, and whose checksums may fit all the same,
-//! for whoever can write there can compute them. Everything reads them, becomes cores, and is cleared.
+//! Partitions on which anything may lie: whole dumps in which bytes were changed, and whose checksums may fit
+//! all the same, for whoever can write there can compute them. Everything reads them, becomes cores, and is
+//! cleared.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -26,10 +27,10 @@ use crate::common::{
 const BLOCKS: u64 = 96;
 /// Changes of a partition, at most.
 const CHANGES: usize = 24;
-/// Where the bytes of a core end for which a file system has no room any more.
+/// The end of a core on a file system without more room.
 const ROOM: u64 = 64 << 20;
 
-/// What is changed: the partitions of a machine.
+/// The input to modify: the partitions of a machine.
 fn bases() -> &'static [Vec<Vec<u8>>] {
     static BASES: OnceLock<Vec<Vec<Vec<u8>>>> = OnceLock::new();
     BASES.get_or_init(|| {
@@ -79,7 +80,7 @@ pub(crate) fn waiting_disks() -> Vec<Vec<u8>> {
     bases().iter().flatten().cloned().collect()
 }
 
-/// A partition with bad sectors, of which only some may be written.
+/// A partition with bad sectors; only some of them are writable.
 struct Disk {
     bytes: Vec<u8>,
     unreadable: BTreeSet<u64>,
@@ -110,7 +111,7 @@ impl Source for Disk {
     }
 }
 
-/// A file that holds its writer to its word, and of which only the head is kept.
+/// A file that checks its writer's promises, and keeps only the head.
 struct Checked {
     head: Vec<u8>,
     begun: bool,
@@ -223,7 +224,7 @@ fn change(disks: &mut [Disk], input: &mut Input<'_>) {
     }
 }
 
-/// Makes all checksums fit what is there now.
+/// Makes all checksums match the current contents.
 pub(crate) fn make_fit(disk: &mut [u8]) {
     let blocks = (disk.len() / BLOCK_SIZE) as u64;
     for number in (0..blocks).rev() {
@@ -254,8 +255,9 @@ fn chunk(disk: &[u8], number: u64) -> Option<ChunkHeader> {
     ChunkHeader::of(&whole).cloned()
 }
 
-/// Reads everything that can be read from partitions, makes every kind of core, and clears them. Nothing panics, hangs, takes
-/// memory without bound, or is written but on the dump that is cleared; and cores are cores.
+/// Reads everything that can be read from partitions, makes every kind of core, and clears them. Nothing
+/// panics, hangs, takes memory without bound, or is written but on the dump that is cleared; and cores are
+/// cores.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (base, flags) = (input.byte(), input.byte());

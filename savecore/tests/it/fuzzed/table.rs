@@ -61,7 +61,7 @@ fn dos() -> Vec<u8> {
     let mut bytes = with_dump_partition();
     put_entry(&mut bytes, 0, 0x83, FIRST as u32, 160);
     put_entry(&mut bytes, 1, 0x05, 400, 500);
-    // Two logical partitions, each with a table of its own, the first of which points to the second.
+    // Two logical partitions, each with its own table; the first table points to the second.
     put_entry(&mut bytes[400 * SECTOR..], 0, 0x83, 8, 64);
     put_entry(&mut bytes[400 * SECTOR..], 1, 0x05, 100, 100);
     put_entry(&mut bytes[500 * SECTOR..], 0, 0x83, 8, 64);
@@ -108,8 +108,8 @@ fn change(bytes: &mut [u8], input: &mut Input<'_>) {
     }
 }
 
-/// Finds and reads partitions of a disk. Whatever its tables say, nothing panics, hangs, or is read outside of the partition
-/// that was asked for, and that lies on the disk.
+/// Finds and reads partitions of a disk. Whatever its tables say, nothing panics, hangs, or is read outside
+/// of the partition that was asked for, and that lies on the disk.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (base, flags) = (input.byte(), input.byte());
