@@ -1,5 +1,6 @@
-//! What the split ring costs: nanoseconds that the driver spends in it for a request, and what share that is of the time in
-//! which the device moves the request's data. `cargo run --release -p dump-drivers --features test-utils --example ring`
+//! The cost of the split ring: nanoseconds of driver time per request, and their share of the time in which
+//! the device moves the request's data.
+//! `cargo run --release -p dump-drivers --features test-utils --example ring`
 #![allow(clippy::print_stdout)]
 
 use std::hint::black_box;

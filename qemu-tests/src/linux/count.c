@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * Counts this Linux's pages by type (Documentation/admin-guide/mm/pagemap.rst), in the categories that makedumpfile
- * leaves out:
+ * Counts this Linux's pages by type (Documentation/admin-guide/mm/pagemap.rst), in the categories that
+ * makedumpfile leaves out:
  *
  *   count             prints "user=PAGES cache=PAGES free=PAGES"
  *   count hold MIB    holds MIB MiB of memory, in huge pages where possible, until it is killed

@@ -6,7 +6,7 @@
 //! | 64 | program headers: one PT_NOTE, then PT_LOADs for virtual addresses, then for physical ones |
 //! | then | section header 0, only if there are 65535 program headers or more (PN_XNUM) |
 //! | then | notes |
-//! | next multiple of 4096 | each [selected](super::select) page once, by physical address; zero pages are holes |
+//! | next multiple of 4096 | [selected](super::select) pages by physical address; zero pages are holes |
 //!
 //! Segments for virtual addresses come from the page tables of the CPU that crashed, and share their bytes
 //! with the segments for physical addresses. An unknown or excluded page is in no segment, so that a debugger
