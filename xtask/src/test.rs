@@ -100,7 +100,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
         units(&mut count, name, cargo);
     }
 
-    packages::run(&mut count);
+    packages::run(&mut count, packages::Tests::Quick);
 
     step(&mut count, "reports in a browser", || {
         let facts = "nothing of a hostile dump runs";

@@ -23,8 +23,9 @@
 //! was. It does not prove who made the dump: anyone who knows the public key can make one.
 
 // The ciphers' and the curve's faster code uses vector registers. Where a target has none, the compiler dies of it.
+// Documentation is made without compiling that code.
 #[cfg(all(
-    not(docsrs),
+    not(doc),
     target_arch = "x86_64",
     not(target_feature = "sse2"),
     not(all(
@@ -43,7 +44,7 @@ compile_error!(
      ]\n\
      Or build dumpcore with default-features = false, without encryption."
 );
-#[cfg(all(not(docsrs), target_arch = "aarch64", not(target_feature = "neon"), not(sha2_backend = "soft")))]
+#[cfg(all(not(doc), target_arch = "aarch64", not(target_feature = "neon"), not(sha2_backend = "soft")))]
 compile_error!(
     "dumpcore's feature `encryption` needs a flag on aarch64 without vector registers; in .cargo/config.toml:\n\
      [target.aarch64-unknown-none-softfloat]  # or the name of your target\n\
