@@ -1,5 +1,7 @@
 //! NVMe specifics: queues of any size, PRP lists, namespaces, retries, the controller's own lies, and its
 //! shutdown. The battery tests the rest.
+//!
+//! One file: a list of independent tests.
 #![allow(missing_docs)]
 
 use dump_drivers::NvmeDisk;

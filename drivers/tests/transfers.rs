@@ -1,5 +1,7 @@
 //! Properties: with any device, data read is data written, and nothing else changes; with any fault, the
 //! driver ends in time and never writes another block.
+//!
+//! One file: the properties share one model of a run.
 #![allow(missing_docs)]
 
 mod common;

@@ -1,4 +1,6 @@
 //! Dumps on a simulated machine: foreign blocks never change, and every fault has a name and ends.
+//!
+//! One file: a list of independent tests.
 
 use dumpcore::ResetPolicy;
 use dumpcore::Unfit;

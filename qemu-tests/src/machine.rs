@@ -1,4 +1,6 @@
 //! A QEMU machine: its configuration, and how to run and watch it.
+//!
+//! One file: the configuration of a machine and its command line have to agree.
 
 use std::fs::{self, File};
 use std::io::Write;

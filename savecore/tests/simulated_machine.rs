@@ -1,4 +1,6 @@
 //! The whole way on a simulated machine: what savecore gives back equals the memory, or says what is missing.
+//!
+//! One file: the properties share one way from a machine to its core.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

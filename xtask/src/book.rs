@@ -9,6 +9,8 @@
 //! - `cargo xtask …` in shell blocks is a command that this program accepts.
 //!
 //! The list of tasks is generated from this program's own help; `--write` updates it.
+//!
+//! One file: each check is a few lines, and all of them go over the same pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -17,6 +17,7 @@ mod folders;
 mod fuzz;
 mod licences;
 mod linux;
+mod long_files;
 mod loops;
 mod packages;
 mod panic_free;

@@ -12,8 +12,8 @@ use crate::step::{Count, SECTION_LIMIT, Step, counted, failures, on_ci, step};
 use crate::toolchain::{TARGETS, host_cargo, logged};
 use crate::ui::{self, Mark};
 use crate::{
-    CannotBegin, book, build, everything, exercise, floors, folders, licences, linux, loops, packages,
-    panic_free, parameters, qemu, readers, setup,
+    CannotBegin, book, build, everything, exercise, floors, folders, licences, linux, long_files, loops,
+    packages, panic_free, parameters, qemu, readers, setup,
 };
 
 /// Time limit of the demo when everything is built.
@@ -81,6 +81,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
 
     step(&mut count, "loops are bounded", || Ok(Step::Done(loops::check()?)));
     step(&mut count, "parameters have names", || Ok(Step::Done(parameters::check()?)));
+    step(&mut count, "long files say why", || Ok(Step::Done(long_files::check()?)));
     step(&mut count, "documents", || Ok(Step::Done(book::check()?)));
     step(&mut count, "licences", || Ok(Step::Done(licences::check()?)));
     step(&mut count, "files use only floors below", || Ok(Step::Done(floors::check()?)));

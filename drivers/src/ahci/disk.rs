@@ -1,4 +1,6 @@
 //! A disk on a port of an HBA, as a disk that receives a dump.
+//!
+//! One file: a request is cut into commands, issued, retried and recovered by one state machine.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, Health, Request};

@@ -1,4 +1,6 @@
 //! An ATA disk for dumps.
+//!
+//! One file: PIO, DMA and recovery are phases of one command, which a poll moves from one to the next.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction, Health, Request};

@@ -1,4 +1,6 @@
 //! An HBA with a Serial ATA disk on one of its ports.
+//!
+//! One file: the fake is one model whose registers, command lists and faults act on each other.
 
 use super::chassis::{Chassis, Fake, Model};
 use super::memory::DmaMemory;

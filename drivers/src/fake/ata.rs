@@ -1,4 +1,6 @@
 //! A PCI IDE controller with one disk, and other devices on its channels.
+//!
+//! One file: the fake is one model whose registers, data phases and faults act on each other.
 
 use super::Trouble;
 use super::chassis::{Chassis, Fake, Model, Window};

@@ -1,5 +1,7 @@
 //! The common part of all fake PCI disks: configuration space, a medium with a cache, time, troubles, and a
 //! list of the driver's violations. A controller's own part is its [`Model`].
+//!
+//! One file: each part is a few lines, and every fake needs all of them.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -1,4 +1,6 @@
 //! An NVMe controller that can stall, lie and disappear (NVM Express Base Specification 1.4).
+//!
+//! One file: the fake is one model whose registers, queues and faults act on each other.
 
 use dumpcore::format::BLOCK_SIZE;
 

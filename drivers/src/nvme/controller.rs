@@ -1,4 +1,6 @@
 //! The controller: take-over by reset, identification, queues for data, and shutdown.
+//!
+//! One file: each step needs the result of the one before it, from the registers to the namespace.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Health};

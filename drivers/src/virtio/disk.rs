@@ -2,6 +2,8 @@
 //!
 //! A kind of disk is a [`Protocol`]: the header and footer of a request, and the meaning of the device's
 //! response.
+//!
+//! One file: a request is cut, published, collected and recovered by one state machine.
 
 use core::marker::PhantomData;
 use core::num::NonZeroU64;

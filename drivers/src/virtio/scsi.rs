@@ -2,6 +2,8 @@
 //!
 //! Commands are those of SPC-4 and SBC-3. The control and event queues stay disabled: only a reset ever
 //! aborts commands, and every relevant event also arrives as a unit attention.
+//!
+//! One file: the commands and their responses are one protocol, and each is a few lines.
 
 use dumpcore::arena::Arena;
 use dumpcore::device::{DeviceError, Direction};

@@ -1,4 +1,6 @@
 //! The battery.
+//!
+//! One file: a run, its steps and what must hold after each of them share their state.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,6 @@
 //! The simulated machine.
+//!
+//! One file: it is one implementation of `Platform`, and each method is a few lines.
 
 use core::ops::Range;
 use core::ptr::NonNull;

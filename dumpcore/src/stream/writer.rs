@@ -1,4 +1,7 @@
 //! The writer: fills one chunk while others are in flight.
+//!
+//! One file: a chunk is opened, filled, closed and queued by methods that share its buffer and its
+//! header.
 
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};

@@ -1,4 +1,6 @@
 //! A machine with disks, made from a plan, and the properties that hold for every plan.
+//!
+//! One file: a plan, the machine made from it and what must hold for it change together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

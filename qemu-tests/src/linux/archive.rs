@@ -3,6 +3,8 @@
 //! This module neither runs apt nor reads a disk: callers pass the content of apt's lists and of the cache.
 //! The archive updates the packages of a kernel on different days, so the newest image and the newest symbols
 //! often have different versions; and it keeps only one version of each package name.
+//!
+//! One file: half of it is the tests of its rules.
 
 use std::cmp::Ordering;
 

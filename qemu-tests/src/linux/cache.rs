@@ -1,4 +1,7 @@
 //! The cache folder for Debian packages: downloaded once, verified, unpacked. It is outside the source tree.
+//!
+//! One file: a package goes through it step by step, and each step depends on what the one before it left
+//! there.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};

@@ -15,6 +15,8 @@
 //! - `devices.rs`: the scenarios for every disk
 //! - `takeover.rs`: disks that another driver was using
 //! - `table.rs`: the matrix as a table
+//!
+//! One file: it is the table of all scenarios.
 
 mod case;
 mod devices;

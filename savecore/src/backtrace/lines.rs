@@ -4,6 +4,8 @@
 //! All addresses are looked up together, so each unit is processed once, and only units with one of the
 //! addresses are read: only a few units of `.debug_info`, by far the largest section, are in memory. The code
 //! does not recurse, however deeply the file nests functions.
+//!
+//! One file: functions, inlined calls and lines are collected in one pass over a unit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

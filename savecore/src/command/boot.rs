@@ -1,4 +1,6 @@
 //! `savecore boot`: harvests according to the configuration, within the time limit for booting.
+//!
+//! One file: it is one sequence of steps, and each has its own failure to report.
 
 use std::fs;
 use std::io::{self, Read};

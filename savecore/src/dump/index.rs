@@ -3,6 +3,8 @@
 //!
 //! A page's place is its number among the pages with data in the dump, in the order of its chunks. So pages
 //! that are consecutive in memory and in the dump form one run, however they are compressed.
+//!
+//! One file: the index is built, sorted and searched by code that knows how it is packed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -6,6 +6,8 @@
 //! have dumped.
 //!
 //! In an encrypted dump, only authentic data is trusted: a chunk with a wrong tag loses all its pages.
+//!
+//! One file: it is one type with what can be asked of it; the work is in the modules below.
 
 mod bulk;
 mod cache;

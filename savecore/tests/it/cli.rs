@@ -1,4 +1,6 @@
 //! The command, run as a person or a boot script runs it.
+//!
+//! One file: a list of independent tests.
 
 mod arm;
 mod boot;

@@ -1,5 +1,7 @@
 //! A machine with memory and a writer of dumps, both made from the format's definition alone, to test
 //! savecore against.
+//!
+//! One file: a machine, and a writer that must agree with it.
 
 use std::collections::BTreeMap;
 

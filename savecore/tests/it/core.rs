@@ -1,4 +1,6 @@
 //! The ELF core, read back by others: the object crate, readelf and gdb.
+//!
+//! One file: a list of independent tests.
 
 use std::fs;
 use std::process::Command;

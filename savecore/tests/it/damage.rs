@@ -1,4 +1,6 @@
 //! Dumps that were cut short or damaged give what is there, name what is not, and never anything wrong.
+//!
+//! One file: a list of independent tests.
 
 use dumpcore::format::BLOCK_SIZE;
 use dumpcore::format::frame::Kind;

@@ -1,5 +1,7 @@
 //! Partition tables of all kinds, judged by a model of Linux' rules that was written apart from the code
 //! under test, from what block/partitions/{core,efi,msdos}.c do.
+//!
+//! One file: the model and the tables that it judges.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -2,6 +2,9 @@
 //!
 //! Offsets and bits are those of the PCI Local Bus Specification 3.0, chapter 6, and PCI Express Base 5.0,
 //! chapter 7.
+//!
+//! One file: the parts are a few lines each, and all of them are views of one function's configuration
+//! space.
 
 mod device;
 mod ecam;

@@ -1,5 +1,7 @@
 //! A virtio device that can stall, lie and disappear: the registers of its transport, PCI or MMIO, and its
 //! queue. `blk.rs` and `scsi.rs` execute its requests.
+//!
+//! One file: both transports show one device, with one status and one queue.
 
 mod blk;
 mod plan;

@@ -1,4 +1,6 @@
 //! savecore in the guest itself, with the module: arming, reporting refusals, and its units at boot.
+//!
+//! One file: a list of rows, each a few lines.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,3 +1,7 @@
+//! Tests of the store that is a directory.
+//!
+//! One file: a list of independent tests.
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,4 +1,6 @@
 //! `savecore boot` and `savecore drill` on a Linux of files whose kernel has the diskdump module.
+//!
+//! One file: a list of independent tests.
 
 use std::fs;
 

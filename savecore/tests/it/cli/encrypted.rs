@@ -1,4 +1,6 @@
 //! Encrypted dumps, with the key and without, and dumps that are striped over several devices.
+//!
+//! One file: a list of independent tests.
 
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::ChunkHeader;

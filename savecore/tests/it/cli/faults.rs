@@ -1,5 +1,7 @@
 //! What fails under savecore: every system call, one after another; the store, which is full, read-only or
 //! gone; the target, which is cut off while it is read; another savecore at the same time.
+//!
+//! One file: a list of independent tests.
 
 use savecore::corefile::{CoreOptions, Format, Sink};
 use savecore::harvest::{self, Harvest, Options};

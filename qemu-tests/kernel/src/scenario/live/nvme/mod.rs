@@ -7,6 +7,8 @@
 //!
 //! Specification: NVM Express 1.4 (registers: 3.1; resetting and starting: 7.3, 7.6.1; queues: 4; PRP: 4.3;
 //! commands: 5, 6).
+//!
+//! One file: as small as such a driver can be, to be read from top to bottom.
 
 mod dump;
 
