@@ -21,7 +21,7 @@ use clap::{CommandFactory, Parser};
 use syn::visit::{self, Visit};
 
 use crate::arguments::Arguments;
-use crate::folders::root;
+use crate::folders::{files, root};
 use crate::ui;
 
 /// The longest line of prose, in characters. Tables and code may be wider.
@@ -320,22 +320,6 @@ fn tasks() -> String {
 
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// The files with this extension in a folder and its subfolders, sorted.
-fn files(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files(&path, ending)?);
-        } else if path.extension().is_some_and(|found| found == ending) {
-            found.push(path);
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
 }
 
 /// The text between two marks.

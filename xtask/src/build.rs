@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use qemu_tests::scenarios::{Build, Kernel, Programs};
 
-use crate::CannotBegin;
 use crate::folders::target_folder;
 use crate::toolchain::{Toolchain, host_cargo, logged};
 
@@ -50,9 +49,7 @@ fn savecore_with(words: &[&str]) -> Result<PathBuf> {
 pub(crate) fn kernel(build: Build) -> Result<PathBuf> {
     let Build { architecture, profile } = build;
     let target = architecture.target;
-    let toolchain = Toolchain::find(target).ok_or_else(|| {
-        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
-    })?;
+    let toolchain = Toolchain::need(target)?;
     let mut cargo = toolchain.cargo("build", target, KERNEL_FLAGS);
     cargo.args(["--profile", profile.name(), "--quiet", "--package", "test-kernel", "--message-format=json"]);
     let what = format!("the test kernel for {}, {}", architecture.name, profile.name());
@@ -65,9 +62,7 @@ pub(crate) fn kernel(build: Build) -> Result<PathBuf> {
 /// Lints a bare-metal package for a target: with clippy if the toolchain has it, else with the compiler's own
 /// warnings. Returns which of them.
 pub(crate) fn lint(package: &str, target: &str) -> Result<&'static str> {
-    let toolchain = Toolchain::find(target).ok_or_else(|| {
-        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
-    })?;
+    let toolchain = Toolchain::need(target)?;
     let clippy = toolchain != Toolchain::Debian || Path::new("/usr/bin/cargo-clippy").exists();
     let (command, last, with) = if !clippy {
         (
@@ -87,9 +82,7 @@ pub(crate) fn lint(package: &str, target: &str) -> Result<&'static str> {
 
 /// Builds dumpcore and the drivers for a bare-metal target, as a kernel would.
 pub(crate) fn libraries(target: &str) -> Result<()> {
-    let toolchain = Toolchain::find(target).ok_or_else(|| {
-        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
-    })?;
+    let toolchain = Toolchain::need(target)?;
     // The test kernel's flags, so that it can reuse these builds.
     let mut cargo = toolchain.cargo("build", target, KERNEL_FLAGS);
     cargo.args(["--release", "--quiet", "--lib", "--package", "dumpcore", "--package", "dump-drivers"]);
@@ -109,9 +102,7 @@ const FEATURES: [(&str, &str); 6] = [
 
 /// Builds what a kernel may do without: dumpcore without encryption, the drivers without the others.
 pub(crate) fn features(target: &str) -> Result<()> {
-    let toolchain = Toolchain::find(target).ok_or_else(|| {
-        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
-    })?;
+    let toolchain = Toolchain::need(target)?;
     for (package, features) in FEATURES {
         let mut cargo = toolchain.cargo("rustc", target, KERNEL_FLAGS);
         cargo.args(["--release", "--quiet", "--lib", "--package", package, "--no-default-features"]);

@@ -1,32 +1,28 @@
 //! Which code is on the crash path, for the checks that read its sources.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use syn::Attribute;
 
+use crate::folders::{files, name, root};
+
 /// Files and folders that are for tests: the simulated machine, the fakes, and tests in files of their own.
 const FOR_TESTS: [&str; 4] = ["sim", "fake", "tests", "tests.rs"];
 
-/// The sources in a folder and below it, without those for tests, in order.
-pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if FOR_TESTS.contains(&name.as_str()) {
+/// Reads the sources in a folder and below it, without those for tests, in order: shows each by its name and its text.
+pub(crate) fn read_each(folder: &str, mut show: impl FnMut(&str, &str) -> syn::Result<()>) -> Result<()> {
+    let folder = root().join(folder);
+    for path in files(&folder, "rs")? {
+        let inside = path.strip_prefix(&folder).unwrap_or(&path);
+        if inside.iter().any(|part| FOR_TESTS.iter().any(|name| part == *name)) {
             continue;
         }
-        if path.is_dir() {
-            found.extend(sources(&path)?);
-        } else if name.ends_with(".rs") {
-            found.push(path);
-        }
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = name(&path);
+        show(&name, &text).with_context(|| format!("cannot parse {name}"))?;
     }
-    found.sort_unstable();
-    Ok(found)
+    Ok(())
 }
 
 /// Whether its attributes keep an item for tests.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::setup::rustup;
-use crate::step::{Count, Step, counted, failures, step};
+use crate::step::{Count, Step, counted, step, why_failed};
 use crate::toolchain::{clean, host, logged};
 use crate::{CannotBegin, folders, ui};
 
@@ -169,8 +169,7 @@ fn why(said: &str) -> String {
         // A sanitizer's line starts with its process: `==123==ERROR: …`.
         return line.trim_start_matches(|c: char| c == '=' || c.is_ascii_digit()).trim().to_owned();
     }
-    let names = failures(said);
-    if names.is_empty() { "it did not build or was killed".to_owned() } else { names.join(", ") }
+    why_failed(said)
 }
 
 /// Nightly Rust: only nightly has Miri and allows sanitizers.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use crate::build::{BUILD_LIMIT, KERNEL_FLAGS};
 use crate::toolchain::{Toolchain, logged};
 use crate::ui::{self, Mark};
-use crate::{CannotBegin, folders, panic_free};
+use crate::{folders, panic_free};
 
 /// Where it builds.
 const TARGET: &str = "x86_64-unknown-none";
@@ -35,9 +35,7 @@ const NEXT: &str = "            #[cfg(feature = \"ahci\")]";
 /// # Errors
 /// What has not, or does not build with it.
 pub(crate) fn check() -> Result<String> {
-    let toolchain = Toolchain::find(TARGET).ok_or_else(|| {
-        CannotBegin(format!("no Rust toolchain builds for {TARGET}: run `cargo xtask setup`"))
-    })?;
+    let toolchain = Toolchain::need(TARGET)?;
     let copy = folders::target_folder().join("exercise");
     write(&copy, &sources(&folders::root())?)?;
     let code = panic_free::check_in(&copy, TARGET, folders::of_drivers().into_iter().chain(["ferry"]))?;

@@ -32,6 +32,27 @@ pub(crate) fn log_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// The files with this extension in a folder and its subfolders, sorted.
+pub(crate) fn files(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path, ending)?);
+        } else if path.extension().is_some_and(|found| found == ending) {
+            found.push(path);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// A file of the workspace, as messages name it.
+pub(crate) fn name(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
 /// The folders in `drivers/src` that the table of drivers brings in.
 pub(crate) fn of_drivers() -> BTreeSet<&'static str> {
     dump_drivers::DRIVERS.iter().map(|driver| driver.folder).collect()

@@ -11,16 +11,13 @@
 //!
 //! Code for tests is left out. The check misses a poll that hides in a function.
 
-use std::collections::BTreeSet;
-use std::fs;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
+use std::collections::BTreeSet;
 use syn::visit::{self, Visit};
 use syn::{Expr, Label};
 
-use crate::crash_path::{for_tests, sources};
-use crate::folders::root;
+use crate::crash_path::{for_tests, read_each};
 
 /// The folders of the dump path.
 const FOLDERS: [(&str, Part); 3] =
@@ -98,15 +95,12 @@ pub(crate) fn check() -> Result<String> {
     let mut findings = Vec::new();
     let mut loops = 0;
     for (folder, part) in FOLDERS {
-        for path in sources(&root().join(folder))? {
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let name = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
-            let found = look(&text, if name == WAIT { Part::Wait } else { part })
-                .with_context(|| format!("cannot parse {name}"))?;
+        read_each(folder, |name, text| {
+            let found = look(text, if name == WAIT { Part::Wait } else { part })?;
             loops += found.loops;
             findings.extend(found.findings.iter().map(|(line, what)| format!("{name}:{line}: {what}")));
-        }
+            Ok(())
+        })?;
     }
     if loops == 0 {
         bail!(

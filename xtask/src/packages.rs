@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::folders::{root, target_folder};
 use crate::setup::in_path;
-use crate::step::{Count, SECTION_LIMIT, Step, counted, failures, step};
+use crate::step::{Count, SECTION_LIMIT, Step, counted, step, why_failed};
 use crate::toolchain::{TARGETS, Toolchain, host_cargo, logged};
 use crate::{CannotBegin, ui};
 
@@ -214,7 +214,7 @@ fn cargo() -> Command {
 fn tests(which: Tests) -> Result<String> {
     let rounds: &[&[&str]] = match which {
         Tests::All => &[&[]],
-        Tests::Quick => &[&["--lib", "--bins"], &["--exclude", "savecore", "--tests"]],
+        Tests::Quick => &[&["--lib", "--bins"], &["--exclude", "savecore", "--test", "*"]],
     };
     let mut passed = 0;
     for words in rounds {
@@ -234,10 +234,7 @@ fn tests_of(words: &[&str]) -> Result<usize> {
     let said = format!("{}\n{}", output.stdout, output.stderr);
     let found = counted(&said);
     if !output.status.success() {
-        let names = failures(&said);
-        let why =
-            if names.is_empty() { "they did not build, or were killed".to_owned() } else { names.join(", ") };
-        bail!("{why}; log: {0} and {0}.err", output.log.display());
+        bail!("{}; log: {1} and {1}.err", why_failed(&said), output.log.display());
     }
     ensure!(found.passed > 0, "no test was run; log: {}", output.log.display());
     Ok(found.passed)

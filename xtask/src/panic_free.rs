@@ -11,8 +11,8 @@ use object::read::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 use object::{Architecture, File, RelocationFlags, SectionFlags, SectionKind, SymbolKind};
 
 use crate::build::{BUILD_LIMIT, executable};
+use crate::folders;
 use crate::toolchain::{Toolchain, logged};
-use crate::{CannotBegin, folders};
 
 /// Parts of names that must be among what was linked, beside the folders of all drivers: else nothing was checked.
 const EXPECTED: [&str; 4] = [
@@ -142,9 +142,7 @@ fn link(library: &Path, name: &str, entries: &[&str]) -> Result<PathBuf> {
 
 /// Builds the program to check; returns its path.
 fn build(root: &Path, target: &str, features: &[&str]) -> Result<PathBuf> {
-    let toolchain = Toolchain::find(target).ok_or_else(|| {
-        CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`"))
-    })?;
+    let toolchain = Toolchain::need(target)?;
     let mut cargo = toolchain.cargo("build", target, &[]);
     cargo.current_dir(root);
     cargo.args(["--profile", "panic-free", "--quiet", "--package", "panic-free", "--message-format=json"]);

@@ -4,14 +4,11 @@
 //! order. Both become a struct whose fields have names. Compilers and lints count a tuple as one parameter, so this
 //! check reads the sources.
 
-use std::fs;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use syn::visit::{self, Visit};
 use syn::{FnArg, Signature, Type};
 
-use crate::crash_path::{for_tests, sources};
-use crate::folders::root;
+use crate::crash_path::{for_tests, read_each};
 
 /// The crash path.
 const FOLDERS: [&str; 4] = ["dumpcore/src", "drivers/src", "linux/core/src", "linux/module/src"];
@@ -27,14 +24,12 @@ pub(crate) fn check() -> Result<String> {
     let mut findings = Vec::new();
     let mut functions = 0;
     for folder in FOLDERS {
-        for path in sources(&root().join(folder))? {
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let name = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
-            let found = look(&text).with_context(|| format!("cannot parse {name}"))?;
+        read_each(folder, |name, text| {
+            let found = look(text)?;
             functions += found.functions;
             findings.extend(found.findings.iter().map(|(line, what)| format!("{name}:{line}: {what}")));
-        }
+            Ok(())
+        })?;
     }
     if functions == 0 {
         bail!("there is no function in {}, so nothing was checked", FOLDERS.join(", "));

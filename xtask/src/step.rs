@@ -66,6 +66,12 @@ pub(crate) fn step(count: &mut Count, name: &str, run: impl FnOnce() -> Result<S
     }
 }
 
+/// Why tests failed, from their output: the names of those that did, or that none was run.
+pub(crate) fn why_failed(text: &str) -> String {
+    let names = failures(text);
+    if names.is_empty() { "it did not build or was killed".to_owned() } else { names.join(", ") }
+}
+
 /// Adds up the summaries of nextest (`3 tests run: 2 passed, 1 failed, 0 skipped`) and of the standard test
 /// harness (`test result: ok. 2 passed; 1 failed; 0 ignored; …`). If nextest counts, the harness output that
 /// it shows for a failed test does not count.

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use qemu_tests::bed::{ARCHITECTURES, X86_64};
 use qemu_tests::scenarios;
 
-use crate::step::{Count, SECTION_LIMIT, Step, counted, failures, on_ci, step};
-use crate::toolchain::{TARGETS, host_cargo, logged};
+use crate::step::{Count, SECTION_LIMIT, Step, counted, on_ci, step, why_failed};
+use crate::toolchain::{TARGETS, Toolchain, host_cargo, logged};
 use crate::ui::{self, Mark};
 use crate::{
     CannotBegin, book, build, everything, exercise, floors, folders, licences, linux, long_files, loops,
@@ -72,10 +72,7 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     for (package, architecture) in kernels.chain([("dump-linux-module", X86_64)]) {
         let target = architecture.target;
         step(&mut count, &format!("lints of {package} for {}", architecture.name), || {
-            if !ready && crate::toolchain::Toolchain::find(target).is_none() {
-                return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
-            }
-            Ok(Step::Done(build::lint(package, target)?.to_owned()))
+            for_target(ready, target, || Ok(build::lint(package, target)?.to_owned()))
         });
     }
 
@@ -115,38 +112,25 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     ui::section("bare metal, without alloc");
     for target in TARGETS {
         step(&mut count, target, || {
-            if !ready && crate::toolchain::Toolchain::find(target).is_none() {
-                return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
-            }
-            build::libraries(target)?;
-            Ok(Step::Done("dumpcore, dump-drivers".to_owned()))
+            for_target(ready, target, || {
+                build::libraries(target)?;
+                Ok("dumpcore, dump-drivers".to_owned())
+            })
         });
     }
 
     step(&mut count, "each feature alone", || {
-        let target = X86_64.target;
-        if !ready && crate::toolchain::Toolchain::find(target).is_none() {
-            return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
-        }
-        build::features(target)?;
-        Ok(Step::Done("without encryption; with one driver, and with none".to_owned()))
+        for_target(ready, X86_64.target, || {
+            build::features(X86_64.target)?;
+            Ok("without encryption; with one driver, and with none".to_owned())
+        })
     });
 
-    step(&mut count, "a driver more", || {
-        if !ready && crate::toolchain::Toolchain::find(X86_64.target).is_none() {
-            return Ok(Step::Skipped(format!("no toolchain for {}; `cargo xtask setup`", X86_64.target)));
-        }
-        Ok(Step::Done(exercise::check()?))
-    });
+    step(&mut count, "a driver more", || for_target(ready, X86_64.target, exercise::check));
 
     ui::section("no panic can be reached from the dump path");
     for target in TARGETS {
-        step(&mut count, target, || {
-            if !ready && crate::toolchain::Toolchain::find(target).is_none() {
-                return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
-            }
-            Ok(Step::Done(panic_free::check(target)?))
-        });
+        step(&mut count, target, || for_target(ready, target, || panic_free::check(target)));
     }
 
     ui::section("QEMU matrix");
@@ -190,6 +174,14 @@ pub(crate) fn task(strict: bool) -> Result<bool> {
     ui::text(&format!("took {} s: {}", begin.elapsed().as_secs(), ui::times()));
     ui::text(&count.to_string());
     Ok(count.failed == 0)
+}
+
+/// A step that builds for bare metal: skipped if the tools are not ready and no toolchain builds for `target`.
+fn for_target(ready: bool, target: &str, run: impl FnOnce() -> Result<String>) -> Result<Step> {
+    if !ready && Toolchain::find(target).is_none() {
+        return Ok(Step::Skipped(format!("no toolchain for {target}; `cargo xtask setup`")));
+    }
+    run().map(Step::Done)
 }
 
 /// The demo, as a person runs it; everything is built by now.
@@ -276,8 +268,6 @@ fn units(count: &mut Count, name: &str, cargo: Command) {
     // A test program that does not build counts nothing.
     found.failed = found.failed.max(1);
     *count += found;
-    let names = failures(&said);
-    let why = if names.is_empty() { "it did not build or was killed".to_owned() } else { names.join(", ") };
-    let facts = format!("{found}: {why}; log: {0} and {0}.err", output.log.display());
+    let facts = format!("{found}: {}; log: {1} and {1}.err", why_failed(&said), output.log.display());
     ui::done(Mark::Failed, name, &facts, took);
 }

@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use crate::CannotBegin;
+
 /// Bare-metal targets that dumpcore and the drivers build for; the first is the test kernel's.
 pub(crate) const TARGETS: [&str; 3] =
     ["x86_64-unknown-none", "aarch64-unknown-none-softfloat", "riscv64gc-unknown-none-elf"];
@@ -103,6 +105,16 @@ impl Toolchain {
             }
         }
         Toolchain::debian()
+    }
+
+    /// The best one for `target`.
+    ///
+    /// # Errors
+    /// [`CannotBegin`] if there is none.
+    pub(crate) fn need(target: &str) -> Result<Toolchain> {
+        Toolchain::find(target).ok_or_else(|| {
+            CannotBegin(format!("no Rust toolchain builds for {target}: run `cargo xtask setup`")).into()
+        })
     }
 
     /// The best one that can build the target's core library itself, as needed for code with a kernel's
