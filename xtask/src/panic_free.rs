@@ -58,7 +58,7 @@ pub(crate) fn check_in<'d>(
     drivers: impl IntoIterator<Item = &'d str>,
 ) -> Result<u64> {
     let linked = Linked::read(&build(root, target, &[])?)?;
-    let drivers = drivers.into_iter().map(|folder| format!("dump_drivers::{folder}::"));
+    let drivers = drivers.into_iter().map(|folder| format!("dump_drivers::{folder}::disk"));
     for name in EXPECTED.map(str::to_owned).into_iter().chain(drivers) {
         ensure!(linked.has(&name), "nothing of {name} was linked, so nothing was checked");
     }
