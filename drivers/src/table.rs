@@ -1,8 +1,8 @@
 //! The drivers there are. A new one is a folder beside this file and a line here; if a build may do without it, also a
 //! feature in Cargo.toml.
 //!
-//! Everything that is there for each driver reads this table: the modules of this crate, the test kernel, the Linux module,
-//! the panic check and the fuzzers; and the matrix asks for a machine with such a disk.
+//! Everything that exists per driver reads this table: the modules of this crate, the test kernel, the Linux
+//! module, the panic check and the fuzzers. The matrix demands a machine with each disk.
 
 use dumpcore::device::DeviceError;
 use dumpcore::{Arena, DumpDevice};
@@ -33,9 +33,9 @@ pub struct Row {
     pub folder: &'static str,
 }
 
-/// What is done with each driver.
+/// Work to do for each driver.
 pub trait Visitor<M: Machine> {
-    /// Does it with one.
+    /// Does it for one driver.
     fn visit<D: Driver<M>>(&mut self, name: &'static str);
 }
 
@@ -96,7 +96,7 @@ macro_rules! functions {
             }
         }
 
-        /// Does something with each driver, in the order of the table.
+        /// Calls the visitor for each driver, in the order of the table.
         pub fn visit<M: Machine>(visitor: &mut impl Visitor<M>) {
             let _ = &visitor;
             $($(

@@ -32,7 +32,7 @@ pub trait Machine {
     /// Maps registers, as [`Access::map`] has to.
     fn map(&mut self, physical: u64, length: usize) -> Option<Self::Registers>;
 
-    /// Gives access to so many ports from a first one on; `None` where there are none.
+    /// Gives access to `count` ports, starting with `first`; `None` if the machine has no ports.
     fn ports(&mut self, first: u16, count: u16) -> Option<Self::Ports> {
         let _ = (first, count);
         None
