@@ -22,7 +22,7 @@ pub(crate) const SAVECORE: &str = "DISKDUMP_SAVECORE";
 pub(crate) fn savecore() -> Result<PathBuf> {
     match std::env::var_os(SAVECORE) {
         Some(path) => Ok(path.into()),
-        None => savecore_with(&["build", "--bin", "savecore"]),
+        None => savecore_with(&["build", "--package", "savecore", "--bin", "savecore"]),
     }
 }
 
@@ -30,17 +30,18 @@ pub(crate) fn savecore() -> Result<PathBuf> {
 /// dependencies, so once they are built this savecore exists, while [`savecore`] would rebuild a good part of
 /// it.
 pub(crate) fn savecore_of_tests() -> Result<PathBuf> {
+    // No package is named, so that features are those of the whole workspace, and no crate is built twice.
     savecore_with(&["test", "--no-run", "--test", "it"])
 }
 
 /// Builds savecore as it is installed; returns its path.
 pub(crate) fn savecore_release() -> Result<PathBuf> {
-    savecore_with(&["build", "--bin", "savecore", "--release"])
+    savecore_with(&["build", "--package", "savecore", "--bin", "savecore", "--release"])
 }
 
 fn savecore_with(words: &[&str]) -> Result<PathBuf> {
     let mut cargo = host_cargo();
-    cargo.args(words).args(["--quiet", "--package", "savecore", "--message-format=json"]);
+    cargo.args(words).args(["--quiet", "--message-format=json"]);
     let output = logged(cargo, "build savecore", BUILD_LIMIT)?.success("building savecore")?;
     executable(&output.stdout, "savecore").context("cargo did not say where it put savecore")
 }

@@ -515,7 +515,8 @@ mod tests {
             assert!(Path::new(file).extension().is_some_and(|extension| extension == "rs"), "{file}");
             assert!(outer.line.is_some());
         }
-        assert!(named * 2 > ours.len(), "{named} of {} have names", ours.len());
+        // How many those are is up to the compiler, too.
+        assert!(named >= 20, "{named} of {} have names", ours.len());
     }
 
     proptest! {
