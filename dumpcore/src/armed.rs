@@ -1,6 +1,5 @@
 //! The armed state: what `arm()` accepted, protected by checksums.
 
-use zerocopy::little_endian::U32;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::deferred::Queues;
@@ -8,6 +7,7 @@ use crate::device::DumpDevice;
 use crate::format::chunk::Encoding;
 use crate::format::cipher::PublicKey;
 use crate::format::header::put_text;
+use crate::format::integer::U32;
 use crate::format::metrics::{MAX_REFUSALS, Refused};
 use crate::format::{Key, Uuid};
 use crate::helpers::coordinator::PostedWork;

@@ -7,13 +7,13 @@
 //! The payload of an encrypted chunk is encrypted as a whole, including padding; see [`crypt`](super::crypt).
 
 use static_assertions::{const_assert, const_assert_eq};
-use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::checksum::{self, version3};
 use super::cipher::{Cipher, PublicKey, Tag};
 use super::class::PageClass;
 use super::frame::{self, Kind, Malformed};
+use super::integer::{U16, U32, U64};
 use super::{BLOCK_SIZE, Block, PAGE_SIZE, VERSION};
 
 /// Maximum number of payload blocks in a chunk (512 KiB).

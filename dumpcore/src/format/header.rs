@@ -5,12 +5,12 @@
 //! back header except for magic and checksum. A dump whose two headers differ was not finished.
 
 use static_assertions::{const_assert, const_assert_eq};
-use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::chunk::Encoding;
 use super::cipher::{Cipher, PublicKey, Tag};
 use super::frame::{self, Kind, Malformed};
+use super::integer::{U32, U64};
 use super::metrics::Metrics;
 use super::{BLOCK_SIZE, Block, Uuid, VERSION};
 

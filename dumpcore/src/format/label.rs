@@ -1,11 +1,11 @@
 //! Block 0 of a dump partition: which partition it is, and how large.
 
 use static_assertions::const_assert_eq;
-use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::cipher::{Cipher, PublicKey};
 use super::frame::{self, Kind, Malformed};
+use super::integer::{U32, U64};
 use super::{BLOCK_SIZE, Block, Uuid, VERSION};
 
 /// The smallest partition that can hold a dump: label, two headers, one chunk with one page.

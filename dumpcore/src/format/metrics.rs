@@ -1,11 +1,11 @@
 //! Measurements of a dump: part of its closed headers.
 
 use static_assertions::const_assert_eq;
-use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::chunk::RunKind;
 use super::class::PASSES;
+use super::integer::{U32, U64};
 
 /// Maximum number of failed targets that are listed.
 pub const MAX_REFUSALS: usize = 4;

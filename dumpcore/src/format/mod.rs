@@ -29,6 +29,7 @@ pub mod crypt;
 pub mod frame;
 pub mod freeing;
 pub mod header;
+pub mod integer;
 #[cfg(not(feature = "encryption"))]
 mod keyless;
 pub mod label;

@@ -5,8 +5,9 @@
 //! records. Readers skip kinds that they do not know.
 
 use static_assertions::const_assert_eq;
-use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::integer::{U32, U64};
 
 /// The kinds of record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

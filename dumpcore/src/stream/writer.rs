@@ -3,7 +3,6 @@
 //! One file: a chunk is opened, filled, closed and queued by methods that share its buffer and its
 //! header.
 
-use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::device::{Direction, Extent};
@@ -14,6 +13,7 @@ use crate::format::chunk::{
 };
 use crate::format::cipher::Cipher;
 use crate::format::class::PASSES;
+use crate::format::integer::U64;
 use crate::format::{BLOCK_SIZE, Block, checksum, frame};
 use crate::helpers::job::{OUT_BYTES, UNIT_PAGES};
 use crate::limits::MAX_TARGETS;

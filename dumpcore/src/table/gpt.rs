@@ -1,7 +1,6 @@
 //! GUID partition tables (UEFI specification 2.10, section 5.3), as judged by Linux (block/partitions/efi.c).
 
 use static_assertions::const_assert_eq;
-use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::parts::{
@@ -9,6 +8,7 @@ use super::parts::{
     SlotKind, Trust, read,
 };
 use crate::format::crc::Crc32;
+use crate::format::integer::{U16, U32, U64};
 
 /// A table's header (table 5.5).
 #[derive(Clone, Copy, FromBytes, Immutable, KnownLayout, Unaligned)]

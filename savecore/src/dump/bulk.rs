@@ -136,7 +136,7 @@ impl Bulk {
                 return None;
             }
             let sums = header.sums().get(number(want)..number(want) + want.count)?;
-            let good = |((block, page), sum): ((u64, &Block), &zerocopy::little_endian::U64)| {
+            let good = |((block, page), sum): ((u64, &Block), &dumpcore::format::integer::U64)| {
                 header.block_sum(page, block) == sum.get()
             };
             if !(block..).zip(pages.iter()).zip(sums).all(good) {

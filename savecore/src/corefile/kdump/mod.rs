@@ -141,7 +141,7 @@ impl Plan {
             ram_blocks: small(self.ram),
             device_blocks: small(self.data + self.zeros),
             written_blocks: small(self.data + self.zeros),
-            current_cpu: header.crashing_cpu,
+            current_cpu: header.crashing_cpu.get().into(),
             cpus: (header.cpus.get().cast_signed()).into(),
         }
     }
