@@ -4,7 +4,8 @@
 //!
 //! It takes long and needs a nightly compiler, so it is not part of `cargo xtask test`. A test that a tool
 //! cannot run is marked (`cfg_attr(miri, ignore = "…")`, `cfg_attr(sanitized, ignore = "…")`), and each step
-//! counts these by reason.
+//! counts these, a sanitizer's by reason. nextest runs Miri's tests: one process each, so that all CPUs work, and a
+//! test that takes too long can be stopped, see `.config/nextest.toml`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ const PARTS: [Part; 5] = [
         tool: Tool::Miri,
         package: "dumpcore",
         tests: ALL,
-        limit: Duration::from_secs(7200),
+        limit: Duration::from_secs(6 * 3600),
     },
     Part {
         name: "miri-drivers",
@@ -61,7 +62,7 @@ const PARTS: [Part; 5] = [
         tool: Tool::Miri,
         package: "dump-drivers",
         tests: ALL,
-        limit: Duration::from_secs(7200),
+        limit: Duration::from_secs(6 * 3600),
     },
     Part {
         name: "thread-dumpcore",
@@ -138,6 +139,14 @@ fn run(part: &Part, nightly: &Nightly) -> Result<Step> {
 
 /// Number of tests that ran, and of those that did not, by reason.
 fn covered(run: usize, said: &str) -> String {
+    if said.lines().any(|line| line.trim_start().starts_with("Nextest run ID")) {
+        let stopped = said.lines().filter(|line| line.trim_start().starts_with("TIMEOUT-PASS [")).count();
+        let skipped = counted(said).skipped;
+        return format!(
+            "{} tests run to their end, {stopped} stopped after two minutes without a finding, {skipped} not run",
+            run.saturating_sub(stopped)
+        );
+    }
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for line in said.lines().filter(|line| line.starts_with("test ")) {
         if let Some((_, reason)) = line.split_once(" ... ignored") {
@@ -198,6 +207,11 @@ impl Nightly {
             let why = "nightly's Rust is missing: rustup toolchain install nightly --component miri,rust-src";
             return Err(cannot(why).into());
         };
+        let mut nextest = clean(&cargo);
+        nextest.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+        if !nextest.status().is_ok_and(|status| status.success()) {
+            return Err(cannot("cargo-nextest is missing: cargo install --locked cargo-nextest").into());
+        }
         let lacking = lacking(folder);
         if !lacking.is_empty() {
             let (list, names) = (lacking.join(", "), lacking.join(" "));
@@ -229,7 +243,8 @@ impl Nightly {
                 // that. The second gives the tests the machine's clock, for timeouts on helper CPUs. Memory
                 // that simulated machines and devices may still access is never freed: the third flag.
                 let flags = "-Zmiri-permissive-provenance -Zmiri-disable-isolation -Zmiri-ignore-leaks";
-                cargo.args(["miri", "test", "--target-dir"]).arg(folder.join("miri")).env("MIRIFLAGS", flags);
+                cargo.args(["miri", "nextest", "run", "--target-dir"]).arg(folder.join("miri"));
+                cargo.env("MIRIFLAGS", flags);
             }
             Tool::Thread => {
                 cargo.args(["test", "-Zbuild-std", "--target", &self.target, "--target-dir"]);
@@ -286,6 +301,17 @@ mod tests {
         let text = "1 tests run, 4 ignored: 1 without a reason, 2 switches stacks, 1 too long";
         assert_eq!(covered(1, said), text);
         assert_eq!(covered(3, "test a ... ok\n"), "3 tests run, 0 ignored");
+    }
+
+    #[test]
+    fn tests_that_were_stopped_are_not_counted_as_run_to_their_end() {
+        let said = "─────\n Nextest run ID 1 with nextest profile: default-miri\n\
+                    PASS [   2.005s] (1/3) a b\n\
+                    TIMEOUT-PASS [ 120.005s] (2/3) a c\n\
+                    PASS [   2.005s] (3/3) a d\n\
+                    ─────\n     Summary [ 124.012s] 3 tests run: 3 passed (1 slow), 65 skipped";
+        let text = "2 tests run to their end, 1 stopped after two minutes without a finding, 65 not run";
+        assert_eq!(covered(counted(said).passed, said), text);
     }
 
     #[test]
