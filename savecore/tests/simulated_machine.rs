@@ -1,4 +1,5 @@
-//! The whole way on a simulated machine: what savecore gives back equals the memory, or says what is missing.
+//! From crash to core on a simulated machine: what savecore returns equals the memory, or it says what is
+//! missing.
 //!
 //! One file: the properties share one way from a machine to its core.
 
@@ -22,6 +23,7 @@ use savecore::Identity;
 use savecore::corefile::{CoreOptions, Level as CoreLevel, Selection, elf};
 use savecore::dump::{Dump, DumpRef, Encryption, Fate, PageState, Part, Report, gather};
 use savecore::partition::{self, Partition};
+use zerocopy::FromBytes;
 
 #[path = "simulated_machine/freeing.rs"]
 mod freeing;
@@ -46,11 +48,11 @@ enum Content {
 #[derive(Clone, Debug)]
 struct Memory {
     ram: Vec<RamRange>,
-    /// By their place among the pages of RAM.
+    /// By index among the pages of RAM.
     contents: BTreeMap<usize, Content>,
-    /// Places among the pages of RAM, and what those are used for.
+    /// Ranges of indices among the pages of RAM, and what those pages are used for.
     classes: Vec<(Range<usize>, PageClass)>,
-    /// All pages but every so many-th are read by the disk where they are.
+    /// The disk reads pages in place, except every `still`-th.
     still: Option<u64>,
     seed: u64,
 }
@@ -62,7 +64,7 @@ impl Memory {
         self.ram.iter().flat_map(whole).collect()
     }
 
-    /// One range, full of this from page `filled.start` up to `filled.end`.
+    /// One range of RAM, in which the pages `filled` hold `content`.
     fn plain(pages: u64, filled: Range<usize>, content: Content, still: Option<u64>) -> Memory {
         Memory {
             ram: vec![RamRange { start: 0, end: pages * PAGE_BYTES }],
@@ -171,7 +173,7 @@ fn verifies() -> impl Strategy<Value = Verify> {
 prop_compose! {
     fn ways()(
         verify in verifies(),
-        // Not the kernel only: most of these machines have none.
+        // Without the bit for the kernel only: most of these machines have no kernel pages.
         level in 0..32_u32,
         any_level: bool,
         units: bool,
@@ -180,7 +182,7 @@ prop_compose! {
         stripe: bool,
         depth in 1..6_usize,
     ) -> Way {
-        // A dump is striped over disks with the same key only.
+        // A dump is striped only over disks with the same key.
         let encrypted = if stripe { vec![encrypted[0]; encrypted.len()] } else { encrypted };
         Way {
             verify,
@@ -269,7 +271,7 @@ impl<'w> World<'w> {
         machine.set_helpers(&way.helpers);
         let mut stopped = Registers::ZERO;
         stopped.general[16] = 0x1234;
-        // Pages are only still when all CPUs are.
+        // Pages stay unchanged only if every CPU is stopped.
         let third = memory.still.map(|_| stopped);
         machine.set_cpus(vec![Some(Registers::ZERO), Some(stopped), third]);
         if let Some(every) = memory.still {
@@ -311,7 +313,7 @@ impl<'w> World<'w> {
         self.machine.panic("the whole way")
     }
 
-    /// What lies on the partitions now.
+    /// What is on the partitions now.
     fn images(&self) -> Vec<Vec<u8>> {
         let partition = |disk: &Disk| {
             disk.bytes()[FIRST as usize * BLOCK_SIZE..][..self.way.blocks as usize * BLOCK_SIZE].to_vec()
@@ -319,7 +321,7 @@ impl<'w> World<'w> {
         self.disks.iter().map(partition).collect()
     }
 
-    /// What a page's state is if the dump has it.
+    /// The state of a page that the dump has.
     fn truth(&self, pfn: u64) -> PageState {
         let machine = self.machine;
         if machine.arena_pages().contains(&pfn) {
@@ -342,7 +344,7 @@ impl<'w> World<'w> {
         }
     }
 
-    /// Compares a dump with the machine; says how many pages were there. A whole one has everything.
+    /// Compares a dump with the machine; returns how many pages it has. A whole dump has all of them.
     fn compare(&self, dump: &Dump<'_>, whole: bool) -> Result<usize, TestCaseError> {
         let mut there = 0;
         let pfns = self.memory.pfns();
@@ -366,7 +368,7 @@ impl<'w> World<'w> {
                 }
             }
         }
-        // What is not RAM is not in the dump.
+        // Pages that are not RAM are not in the dump.
         for pfn in (0..0x300).chain(0x10_0100..0x10_0300).filter(|pfn| !pfns.contains(pfn)) {
             prop_assert!(matches!(dump.read_page(pfn).expect("memory can be read"), PageState::Absent));
         }
@@ -455,7 +457,7 @@ proptest! {
         prop_assert_eq!(dumps[0].parts().len(), if way.stripe { way.encrypted.len() } else { 1 });
         world.compare(&dumps[0], true)?;
         world.compare_core(&dumps[0])?;
-        // Without the key, it is seen to be complete all the same.
+        // Even without the key, it is seen to be complete.
         let lost = world.machine.looks() == 0 || dumps[0].pages().missing() > 0;
         let unopened = &images.dumps(None)[0];
         let encrypted = if way.stripe { way.encrypted.contains(&true) } else { way.encrypted[0] };
@@ -473,7 +475,7 @@ proptest! {
         more in 0..64_u32,
         seed: u64,
     ) {
-        // Or no machine would be armed for a dump of the kernel only. In front of it is the arena.
+        // Without these, a dump of the kernel only could not be armed. The arena is before them.
         let classes = memory.classes.iter().cloned().chain([(0x90..0x94, PageClass::Slab)]).collect();
         let memory = Memory { classes, ..memory };
         let saved = |dumped: u32, levels: &[Option<u32>]| {
@@ -535,7 +537,7 @@ proptest! {
         let outcome = world.crash();
         let images = Images::of(world.images());
         for ((image, partition), fresh) in images.bytes.iter().zip(&images.partitions).zip(&fresh) {
-            // A dump without its first block is looked for only when asked to.
+            // A dump without its first block is found only by a search that asks for it.
             if partition.dumps.first().is_some_and(|dump| dump.first == 1) {
                 assert_all_is_freed(image, fresh);
             }
@@ -546,7 +548,7 @@ proptest! {
         for dump in &dumps {
             let pages = dump.pages();
             let lost = pages.unreadable + pages.faulted;
-            // The last block of all may have arrived before the failure was noticed.
+            // The very last block may have arrived before the failure was noticed.
             let whole = dump.is_whole()
                 || (lost > 0 && pages.missing() == lost && !dump.is_damaged() && dump.missing_stripes().is_empty()
                     && dump.parts().iter().all(|part| part.found.header.status() == dumpcore::format::header::Status::Complete));
@@ -595,10 +597,17 @@ proptest! {
             if cover_up && Kind::of(changed).is_some() {
                 frame::set_checksum(changed);
             }
+            // A chunk's header has room for the checksums of more blocks than its payload has. Those mean nothing.
+            let idle = cover_up
+                && Kind::of(changed) == Some(Kind::Chunk)
+                && ChunkHeader::ref_from_bytes(changed).is_ok_and(|header| {
+                    let used = header.payload_blocks.get() as usize * size_of::<u64>();
+                    at >= core::mem::offset_of!(ChunkHeader, sums) + used
+                });
             let images = Images::of(bytes);
             for dump in images.dumps(Some(&identity)) {
                 let untouched = images.bytes == clean;
-                // Whatever is shown is true, and whatever is wrong is told.
+                // Everything that is shown is true, and everything that is wrong is reported.
                 for pfn in memory.pfns() {
                     let state = dump.read_page(pfn).expect("memory can be read");
                     let missing = matches!(
@@ -608,8 +617,6 @@ proptest! {
                     prop_assert!(missing || state == world.truth(pfn), "page {:#x} is {}", pfn, brief(&state));
                 }
                 let told = !dump.is_whole() || dump.authentic() != Some(true) || dump.is_damaged();
-                // Checksums that fit no payload say nothing.
-                let idle = cover_up && at >= core::mem::offset_of!(ChunkHeader, sums);
                 prop_assert!(told || untouched || idle, "disk {}, block {}, byte {}", disk, block, at);
             }
         }
@@ -621,7 +628,7 @@ fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
     let memory = Memory::plain(0x400, 0x120..0x1e0, Content::Random, Some(7));
     let plain = Way { encoding: Encoding::Plain, blocks: 300, ..Way::default() };
     let encrypted = Way { encoding: Encoding::Units, encrypted: vec![true], ..plain.clone() };
-    // Every write once; the variants of it every third.
+    // The first is cut after every write, its variants after every third.
     for (way, torn, write_back, every) in
         [(&plain, true, false, 1), (&plain, true, true, 3), (&encrypted, false, false, 3)]
     {
@@ -644,7 +651,7 @@ fn the_power_is_cut_after_every_single_write_and_each_prefix_is_a_dump() {
             let dumps = images.dumps(Some(&identity));
             let mut there = None;
             if let Some(dump) = dumps.last() {
-                // A front header that was torn when it was closed is another story.
+                // A front header that was torn while it was closed is excused.
                 if !write_back && dump.found().first == 1 {
                     let torn_front = dump.found().ending.is_damaged();
                     assert!(torn_front || !dump.is_damaged(), "after {after_blocks} writes, torn {torn}");
@@ -708,7 +715,7 @@ fn a_cache_that_lost_much_of_an_unfinished_dump_leaves_no_block_behind_and_no_ov
     let fresh = world.images().remove(0);
     world.arm();
     world.crash();
-    // What lay in the disk's cache is lost, and more of it than was ever in flight together.
+    // What was in the disk's cache is lost: more blocks than were ever in flight together.
     let hole = 40..900;
     world.disks[0].change(|bytes| {
         let partition = &mut bytes[FIRST as usize * BLOCK_SIZE..];
