@@ -1,5 +1,7 @@
-//! What the split ring costs: nanoseconds that the driver spends in it for a request, and what share that is of the time in
-//! which the device moves the request's data. `cargo run --release -p dump-drivers --features _test-utils --example ring`
+//! What the split ring costs: nanoseconds that the driver spends in it for a request, and what share that is
+//! of the time in which the device moves the request's data.
+//!
+//! `cargo run --release -p dump-drivers --features _test-utils --example ring`
 #![allow(clippy::print_stdout)]
 
 use std::hint::black_box;
@@ -16,7 +18,7 @@ const REQUEST: u32 = 1 << 20;
 /// Bytes that a fast disk takes in a second.
 const RATE: f64 = 7e9;
 
-/// Nanoseconds for a request of so many pieces. The device's side, which is done here too, is part of it.
+/// Nanoseconds for a request of `pieces` pieces. They include the device's side, which is done here too.
 fn measure(pieces: u16) -> Result<f64, Box<dyn std::error::Error>> {
     let memory = DmaMemory::leak(64 << 10);
     let platform = ClockPlatform::new(1);

@@ -1,5 +1,5 @@
-//! The drivers there are. A new one is a folder beside this file and a line here; if a build may do without it, also a
-//! feature in Cargo.toml.
+//! The list of drivers. A new driver is a folder beside this file and a line here, and a feature in
+//! Cargo.toml if builds may leave it out.
 //!
 //! Everything that exists per driver reads this table: the modules of this crate, the test kernel, the Linux
 //! module, the panic check and the fuzzers. The matrix demands a machine with each disk.
@@ -9,8 +9,8 @@ use dumpcore::{Arena, DumpDevice};
 
 use crate::disk::driver::{Driver, Machine, Site};
 
-/// The table, a line a folder: the builds that have it, and its drivers, each by its name in configurations and on command
-/// lines, and the type that is its [`Driver`].
+/// The table, one line per folder: the condition under which it is built, and its drivers. Each has its name
+/// in configurations and on command lines, and the type that implements [`Driver`].
 macro_rules! drivers {
     ($with:ident!) => {
         $with! {
@@ -23,17 +23,17 @@ macro_rules! drivers {
     };
 }
 
-/// A driver, as the table has it.
+/// A driver in the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Row {
     /// Its name in configurations and on command lines.
     pub name: &'static str,
-    /// The folder of this crate, and module, that has it.
+    /// Its folder and module in this crate.
     pub folder: &'static str,
 }
 
-/// Work to do for each driver.
+/// Something to do for each driver.
 pub trait Visitor<M: Machine> {
     /// Does it for one driver.
     fn visit<D: Driver<M>>(&mut self, name: &'static str);
@@ -54,8 +54,8 @@ pub const DRIVERS: &[Row] = {
 
 macro_rules! functions {
     ($(#[cfg($if:meta)] $folder:ident: $($name:literal $file:ident::$driver:ident),+;)+) => {
-        /// Where the disk with this number is, counted from 0 among those that the driver of this name finds. Reads only:
-        /// another driver may be using it.
+        /// Where a disk is, by its driver's name and its number. A driver's disks are counted from 0. Only
+        /// reads, as another driver may be using the disk.
         pub fn find<M: Machine>(name: &str, machine: &mut M, number: usize) -> Option<Site> {
             match name {
                 $($(
@@ -63,18 +63,18 @@ macro_rules! functions {
                     $name => <crate::$folder::$file::$driver as Driver<M>>::find(machine, number),
                 )+)+
                 _ => {
-                    // Of a build without any driver.
+                    // Used by no arm in a build without drivers.
                     let _ = (machine, number);
                     None
                 }
             }
         }
 
-        /// Opens the disk at a site by the driver of this name, and moves it into the arena. Reads only: another driver
-        /// may be using it.
+        /// Opens a disk with the driver of this name, and moves it into the arena. Only reads, as another
+        /// driver may be using the disk.
         ///
         /// # Errors
-        /// As [`Driver::open`], and [`DeviceError::Unsupported`] if there is no such driver.
+        /// Those of [`Driver::open`]; [`DeviceError::Unsupported`] if there is no such driver.
         pub fn open<M: Machine>(
             name: &str,
             machine: &mut M,

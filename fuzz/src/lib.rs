@@ -1,8 +1,9 @@
-//! The battery of `drivers/tests`, without its tests: kinds of controllers, and a run over a device that lies. And what
-//! `savecore/tests` has of the same kind: partitions, tables, images, streams, kernels' files and configurations of any content.
+//! The battery of `drivers/tests` without its tests: kinds of controllers, and a run on a device that lies.
+//! Also the fuzzed parts of `savecore/tests`: partitions, tables, images, streams, kernel files and
+//! configurations of any content.
 #![allow(missing_docs, unreachable_pub, dead_code)]
 
-/// The battery's kinds make tests of themselves; here they are only kinds.
+/// In the battery, this turns a kind into tests; here it does nothing.
 #[macro_export]
 macro_rules! battery {
     ($kind:ty) => {};
@@ -50,7 +51,7 @@ pub fn image(bytes: &[u8]) {
     fuzzed::image::no_harm(bytes);
 }
 
-/// Bytes as what comes through standard input.
+/// Bytes as standard input.
 pub fn stream(bytes: &[u8]) {
     fuzzed::stream::no_harm(bytes);
 }

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Makes the Debian package diskdump-dkms: the module's sources, and the library that they are linked with, already built.
+# Makes the Debian package diskdump-dkms: the module's sources, and the prebuilt library that they are linked
+# with.
 #
 #   dkms/deb.sh FOLDER                 builds the library with cargo first
 #   RUSTLIB=/…/libdump_linux_module.a dkms/deb.sh FOLDER
 #
-# The package's path is printed. It needs dpkg-deb and strip, and what `make rustlib` needs (see Makefile) without RUSTLIB.
+# Prints the package's path. It needs dpkg-deb and strip and, without RUSTLIB, what `make rustlib` needs (see
+# Makefile).
 set -eu
 
 linux=$(cd "$(dirname "$0")/.." && pwd)
@@ -25,7 +27,7 @@ install -d "$source" "$doc" "$tree/DEBIAN"
 for file in Kbuild Makefile merge.lds rustlib.mk shim.c shim.h stack.S dkms.conf; do
     install -m 644 "$linux/$file" "$source/$file"
 done
-# Debug sections are most of it, and the module is linked without them.
+# The library is mostly debug sections, and the module is linked without them.
 strip --strip-debug -o "$source/libdump_linux_module.a" "$RUSTLIB"
 chmod 644 "$source/libdump_linux_module.a"
 install -D -m 644 "$linux/dkms/modules-load.conf" "$tree/usr/lib/modules-load.d/diskdump.conf"
@@ -53,12 +55,12 @@ Description: crash dumps to a partition, without a reserved crash kernel
  that only poll, and writes memory to a dump partition. When the machine is up again,
  savecore makes a core of it, for crash and drgn.
 CONTROL
-# As DKMS's own helper (dh_dkms) writes them.
+# The maintainer scripts, as DKMS's own helper (dh_dkms) writes them.
 cat >"$tree/DEBIAN/postinst" <<POSTINST
 #!/bin/sh
 set -e
 if [ "\$1" = configure ] && [ -x /usr/lib/dkms/common.postinst ]; then
-    # A kernel without headers is told of, and is no reason not to be installed.
+    # DKMS reports a kernel without headers. That must not fail the installation.
     /usr/lib/dkms/common.postinst diskdump $version /usr/share/diskdump-dkms "" "\$2" || true
 fi
 POSTINST

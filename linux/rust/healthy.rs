@@ -119,7 +119,7 @@ lend! {
     }
 
     unsafe fn dd_random(bytes: *mut c_void, length: usize) {
-        // SAFETY: shim.h: so many bytes.
+        // SAFETY: shim.h promises that `bytes` has room for `length` bytes.
         unsafe { bindings::get_random_bytes(bytes, length) };
     }
 
@@ -138,7 +138,7 @@ lend! {
     }
 
     unsafe fn dd_say(text: *const c_char, length: usize, bad: c_int) {
-        // SAFETY: shim.h: so many bytes.
+        // SAFETY: shim.h promises that `text` has `length` bytes.
         let text = unsafe { core::slice::from_raw_parts(text.cast::<u8>(), length) };
         let text = core::str::from_utf8(text).unwrap_or("it cannot be said why");
         if bad == 0 {

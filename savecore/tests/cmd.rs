@@ -1,5 +1,5 @@
 //! The whole command line, golden: every line that a person gets for what they typed. `TRYCMD=overwrite`
-//! writes the files in `tests/cmd` anew; what is different then is to be read before it is kept.
+//! rewrites the files in `tests/cmd`; read what has changed before you keep it.
 
 #[allow(dead_code)]
 #[path = "it/common.rs"]
@@ -65,12 +65,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Everything that the commands in `tests/cmd` are given.
+/// All files that the commands in `tests/cmd` use.
 fn make_images(folder: &Path) {
     let image = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
     let whole = with_dump(&Machine::small());
 
-    // What is no dump partition.
+    // These are not dump partitions.
     image("zeros.img", &vec![0; 60 * BLOCK_SIZE]);
     image("unknown.img", &vec![7; 60 * BLOCK_SIZE]);
     image("small.img", &vec![0; 5 * BLOCK_SIZE - 1]);
@@ -78,7 +78,7 @@ fn make_images(folder: &Path) {
     bytes[1080..1082].copy_from_slice(&[0x53, 0xef]);
     image("ext4.img", &bytes);
 
-    // One that is ready, and ones with dumps.
+    // A partition that is ready, and ones with dumps.
     image("ready.img", &formatted(60));
     image("drilled.img", &formatted(100));
     // Each is a crash of its own.
@@ -90,7 +90,7 @@ fn make_images(folder: &Path) {
     let mut bytes = formatted(200);
     let written = write_dump(&mut bytes, 1, &machine(10));
     stop_in_the_middle(&mut bytes, &written, |number| number < 30);
-    // Files are read at the same time: what one of them saves is another one's no more.
+    // The files in `tests/cmd` run side by side: a dump that one of them saves is gone for the others.
     image("unfinished.img", &bytes);
     image("begun.img", &bytes);
     for (nonce, name) in [(11, "damaged.img"), (12, "cleared.img")] {
@@ -114,7 +114,7 @@ fn make_images(folder: &Path) {
     far.pages.insert(1 << 36, Page::of(5));
     image("far.img", &with_dump(&far));
 
-    // Labels that do not fit.
+    // Labels that do not match.
     let mut bytes = whole.clone();
     bytes[20] ^= 1;
     image("label.img", &bytes);
@@ -160,7 +160,7 @@ fn make_images(folder: &Path) {
     end.truncate(62 * BLOCK_SIZE);
     image("carried.diskdump", &end);
 
-    // What boots.
+    // Targets of `savecore boot`.
     for (nonce, name) in (20..).zip(["booted.img", "hooked.img", "stays.img", "remote.img"]) {
         image(name, &with_dump(&machine(nonce)));
     }
@@ -194,7 +194,7 @@ fn make_images(folder: &Path) {
     image("theirs/usr/local/bin/savecore", b"theirs");
     image("configured/etc/savecore.toml", b"limit = 5\n");
 
-    // Files run side by side: what one of them changes or locks, others have for themselves.
+    // The files in `tests/cmd` run side by side: what one of them changes or locks, others have copies of.
     fs::create_dir(folder.join("copies")).unwrap();
     for name in ["two.img", "unfinished.img", "stripe1.img", "stripe2.img", "damaged.img"] {
         fs::copy(folder.join(name), folder.join("copies").join(name)).unwrap();
@@ -203,12 +203,12 @@ fn make_images(folder: &Path) {
     disk_image(&folder.join("disk.img"), &["boot", "dump", "odd", "twin", "twin"]);
     disk_image(&folder.join("dumps.img"), &["dump", "dump2"]);
     let mut bytes = fs::read(folder.join("disk.img")).unwrap();
-    // The checksums of both copies are wrong.
+    // The checksums of both GUID headers are wrong.
     let backup = bytes.len() - 512;
     bytes[512 + 84..512 + 88].copy_from_slice(&[99; 4]);
     bytes[backup + 84..backup + 88].copy_from_slice(&[99; 4]);
     image("table.img", &bytes);
-    // A DOS table whose only partition lies on the disk in sectors of 512 and of 4096 bytes.
+    // A DOS table whose only partition lies on the disk whether sectors have 512 or 4096 bytes.
     let mut bytes = vec![0; 1 << 20];
     bytes[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 16, 0, 0, 0, 48, 0, 0, 0]);
     bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
@@ -287,7 +287,7 @@ fn every_command_says_what_it_said() {
     let folder = tempfile::tempdir().unwrap();
     make_images(folder.path());
     make_kernels(folder.path());
-    // What another savecore would hold.
+    // As if another savecore held it.
     let locked = File::open(folder.path().join("locked.img")).unwrap();
     flock(&locked, FlockOperation::LockExclusive).unwrap();
     // `piped FILE ARGUMENTS` is savecore with the file in a pipe at its standard input.
@@ -305,7 +305,7 @@ fn every_command_says_what_it_said() {
     cases.run();
 }
 
-/// Errors that no command line brings about wherever it is run, and where they are tested.
+/// Errors that no command line causes on every machine, and where they are tested.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("InUse", "takes a mounted device: tests of source"),
     ("ReadOnly", "takes a medium that cannot be written: cli::faults"),

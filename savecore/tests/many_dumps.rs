@@ -1,5 +1,5 @@
-//! A look at a partition takes the same memory however many dumps are on it: a program of its own, whose peak
-//! is looked at.
+//! Scanning a partition takes the same memory however many dumps are on it. This is a program of its own,
+//! because it checks its peak.
 
 use std::io;
 
@@ -12,14 +12,14 @@ use savecore::source::Source;
 
 const UUID: Uuid = [3; 16];
 
-/// Dumps of two blocks each, front and back header, as somebody may write them who wants to do harm.
+/// Dumps of two blocks each, front and back header, as an attacker may write them.
 const DUMPS: u64 = 100_000;
 const BLOCKS: u64 = 1 + 2 * DUMPS;
 
-/// Bytes that the process may take at its peak; the headers of all dumps are 400 MB.
+/// Limit of the process's peak memory, in bytes; the headers of all dumps are 400 MB.
 const LIMIT: u64 = 64 << 20;
 
-/// A partition full of dumps, each block of which is made when it is asked for.
+/// A partition full of dumps, each block of which is made on demand.
 struct Full;
 
 impl Source for Full {
@@ -55,7 +55,7 @@ impl Source for Full {
     }
 }
 
-/// The process's peak of memory in bytes (proc_pid_status(5), VmHWM).
+/// The process's peak memory in bytes (proc_pid_status(5), VmHWM).
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

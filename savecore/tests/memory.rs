@@ -1,4 +1,5 @@
-//! Saving takes the same memory whatever the size of the dump: a program of its own, whose peak is looked at.
+//! Saving takes the same memory whatever the size of the dump. This is a program of its own, because it
+//! checks its peak.
 
 use std::io;
 use std::time::Instant;
@@ -19,8 +20,8 @@ const NONCE: u64 = 77;
 
 /// Pages of the machine: 64 GiB.
 const PAGES: u64 = 16 << 20;
-/// Pages that a chunk speaks of, in groups: one with bytes, zeros, and the rest left out as free. So there
-/// are three runs to every 32 pages.
+/// Pages that a chunk describes, in groups: one with bytes, then zeros, and the rest left out as free. That
+/// makes three runs for every 32 pages.
 const CHUNK_PAGES: u64 = 1024;
 const GROUP: u64 = 32;
 const ZEROS: u64 = 15;
@@ -28,14 +29,13 @@ const DATA: u64 = CHUNK_PAGES / GROUP;
 const CHUNKS: u64 = PAGES / CHUNK_PAGES;
 const END: u64 = 2 + CHUNKS * (1 + DATA) + 1;
 
-/// Bytes that the process may take at its peak.
+/// Limit of the process's peak memory, in bytes.
 const LIMIT: u64 = 256 << 20;
 
-/// A partition with a dump of 64 GiB of memory, 2 GiB of which have to be read; each block is made when it is
-/// asked for.
+/// A partition with a dump of 64 GiB of memory, 2 GiB of which must be read; each block is made on demand.
 struct Made;
 
-/// The page with bytes number `number` of a chunk.
+/// Data page `number` of a chunk.
 fn page(chunk: u64, number: u64) -> Block {
     let mut block = [0; BLOCK_SIZE];
     let word = (chunk * DATA + number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -137,7 +137,7 @@ impl Sink for Counted {
     }
 }
 
-/// The process's peak of memory in bytes (proc_pid_status(5), VmHWM).
+/// The process's peak memory in bytes (proc_pid_status(5), VmHWM).
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -155,7 +155,7 @@ fn a_dump_of_64_gib_of_memory_is_saved_in_256_mib() {
     assert_eq!((pages.missing(), dump.damage()), (0, &[][..]));
     println!("opened: {:?}, peak {} MiB", begin.elapsed(), peak() >> 20);
 
-    // As a machine with many processors would.
+    // As on a machine with many processors.
     let options = CoreOptions { level: None, threads: 16 };
     let mut core = Counted::default();
     elf::write(&dump, &options, &mut core, &mut ()).unwrap();

@@ -1,8 +1,10 @@
-//! `cargo xtask exercise`: a driver for a device that does not exist joins a copy of the sources by one folder in
-//! `drivers/src` and one line of the table, `drivers/src/table.rs`. Everything that is there for each driver then has it,
-//! without another change: the panic check links it, and the test kernel and the Linux module build with it.
+//! `cargo xtask exercise`: shows that a new driver takes one folder and one line of a table.
 //!
-//! The folder is `drivers/tests/battery/made_up/ferry`, which goes through the battery where it is.
+//! It copies the sources, and adds a driver for a made-up device to the copy: a folder in `drivers/src`, and
+//! a line in `drivers/src/table.rs`. Without any other change, the panic check must link the driver, and the
+//! test kernel and the Linux module must build with it.
+//!
+//! The folder is a copy of `drivers/tests/battery/made_up/ferry`, which the battery of all drivers tests.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,24 +18,24 @@ use crate::toolchain::{Toolchain, logged};
 use crate::ui::{self, Mark};
 use crate::{folders, panic_free};
 
-/// Where it builds.
+/// What the copy is built for.
 const TARGET: &str = "x86_64-unknown-none";
-/// The folders of the sources that are copied.
+/// The folders that are copied.
 const COPIED: [&str; 6] =
     ["dumpcore", "drivers", "linux/core", "linux/module", "qemu-tests/kernel", "qemu-tests/panic-free"];
-/// The driver's folder, as it is and as it becomes.
+/// The driver's folder in the sources and in the copy.
 const FROM: &str = "drivers/tests/battery/made_up/ferry";
 const TO: &str = "drivers/src/ferry";
-/// The table, and its new line.
+/// The table, and the new line.
 const TABLE: &str = "drivers/src/table.rs";
 const LINE: &str = "            #[cfg(all())] ferry: \"ferry\" disk::FerryDriver;\n";
-/// What the new line comes before.
+/// The start of the line that follows it.
 const NEXT: &str = "            #[cfg(feature = \"ahci\")]";
 
-/// The task. Says what has the driver then.
+/// The task. Says what was built with the driver.
 ///
 /// # Errors
-/// What has not, or does not build with it.
+/// What lacks the driver or does not build with it.
 pub(crate) fn check() -> Result<String> {
     let toolchain = Toolchain::need(TARGET)?;
     let copy = folders::target_folder().join("exercise");
@@ -61,7 +63,7 @@ pub(crate) fn task() -> Result<bool> {
 /// Files by their paths.
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// What the copy consists of.
+/// The files of the copy.
 fn sources(root: &Path) -> Result<Files> {
     let mut files = Files::new();
     for name in ["Cargo.toml", "Cargo.lock", ".cargo/config.toml"] {
@@ -72,7 +74,7 @@ fn sources(root: &Path) -> Result<Files> {
     }
     let manifest = text(&files, "Cargo.toml")?;
     files.insert("Cargo.toml".into(), members(&manifest)?.into_bytes());
-    // All that a new driver takes: its folder, in which the crate's paths are its own, …
+    // All that a new driver takes: its folder, whose paths now begin with `crate`, …
     let mut folder = Files::new();
     gather(root, Path::new(FROM), &mut folder)?;
     for path in folder.keys() {
@@ -86,7 +88,7 @@ fn sources(root: &Path) -> Result<Files> {
     Ok(files)
 }
 
-/// The workspace's manifest, with the packages that are copied.
+/// The workspace's manifest, reduced to the packages that are copied.
 fn members(manifest: &str) -> Result<String> {
     let lines = manifest.lines().filter(|line| !line.starts_with("default-members"));
     let mut found = false;
@@ -128,7 +130,8 @@ fn text(files: &Files, path: impl AsRef<Path>) -> Result<String> {
     String::from_utf8(bytes.clone()).with_context(|| format!("{} is no text", path.display()))
 }
 
-/// Makes a folder have these files and no others. What is the same already stays, so that it is not built again.
+/// Makes a folder hold these files and no others. Files that are equal already are not touched, so that cargo
+/// does not build them again.
 fn write(copy: &Path, files: &Files) -> Result<()> {
     let mut there = Files::new();
     fs::create_dir_all(copy).with_context(|| format!("cannot create {}", copy.display()))?;
@@ -159,7 +162,7 @@ mod tests {
         let (inside, outside): (Vec<_>, Vec<_>) =
             changed.into_iter().partition(|(path, _)| path.starts_with(TO));
         assert!(!inside.is_empty());
-        // The manifest only leaves out what is not copied.
+        // The manifest lacks only the packages that are not copied.
         let outside: Vec<_> = outside.iter().map(|(path, _)| path.to_str().unwrap()).collect();
         assert_eq!(outside, ["Cargo.toml", TABLE]);
         let before = fs::read_to_string(root.join(TABLE)).unwrap();

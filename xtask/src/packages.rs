@@ -1,7 +1,7 @@
-//! `cargo xtask packages`: the crates as they would be published. They are packed, unpacked into a workspace that has
-//! nothing else of the repository, and built, tested and documented there.
+//! `cargo xtask packages`: tests the crates as they would be published. It packs them, unpacks them into a workspace
+//! with nothing else from the repository, and builds, tests and documents them there.
 //!
-//! With `--tools`, three programs that are not needed for anything else look too: cargo-deny (advisories, licences,
+//! With `--tools`, three programs that nothing else needs check them too: cargo-deny (advisories, licences,
 //! sources), typos, and cargo-semver-checks against the last release.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,22 +19,23 @@ use crate::step::{Count, SECTION_LIMIT, Step, counted, step, why_failed};
 use crate::toolchain::{TARGETS, Toolchain, host_cargo, logged};
 use crate::{CannotBegin, ui};
 
-/// The crates that are published, each after those that it needs. The private feature has their fakes, for tests.
+/// The crates that are published, each after those that it needs.
 pub(crate) const PUBLISHED: [&str; 4] = ["dumpcore", "dump-linux", "dump-drivers", "savecore"];
 
-/// Those that are made for bare metal, and documented for it, as docs.rs does.
+/// The crates for bare metal. docs.rs documents them for such targets, so this does.
 const BARE: [&str; 3] = ["dumpcore", "dump-linux", "dump-drivers"];
 
-/// The features that the tests of a crate need. Its own test dependency on itself is not part of a package.
+/// The features that the crates' tests need, with the fakes. In the repository each crate enables its own by
+/// a test dependency on itself, which cargo leaves out of a package.
 const TEST_FEATURES: &str = "dumpcore/_test-utils,dump-drivers/_test-utils";
 
-/// Cases of a property. What a package lacks is seen in the first, and the other cases were tried on the same code.
+/// Cases per property. The first shows what a package lacks; the unit tests run all of them on the same code.
 const CASES: &str = "8";
 
-/// The empty crate with the needs of the rest of the repository.
+/// The empty crate that depends on what the rest of the repository depends on.
 const OTHERS: &str = "others";
 
-/// What a tool that has to fetch a list of advisories may take.
+/// Enough for a tool that has to fetch a list of advisories.
 const TOOL_LIMIT: Duration = Duration::from_secs(900);
 
 /// The task.
@@ -63,7 +64,8 @@ pub(crate) fn task(tools: bool) -> Result<bool> {
 pub(crate) enum Tests {
     /// All of them.
     All,
-    /// Those of all crates but savecore, which is only checked, its tests included: to build them again takes minutes.
+    /// Those of all crates but savecore, which is only checked, its tests included: to build them again takes
+    /// minutes.
     Quick,
 }
 
@@ -95,7 +97,7 @@ fn folder() -> std::path::PathBuf {
 /// Packs and unpacks them.
 fn pack() -> Result<String> {
     let mut cargo = host_cargo();
-    // What is not committed yet is tested as well.
+    // Uncommitted changes are tested too.
     cargo.args(["package", "--no-verify", "--allow-dirty", "--locked", "--quiet"]);
     for name in PUBLISHED {
         cargo.args(["--package", name]);
@@ -124,7 +126,7 @@ fn pack() -> Result<String> {
     let members: Vec<String> = PUBLISHED.iter().map(|name| format!("\"{name}-{version}\"")).collect();
     let patches: Vec<String> =
         PUBLISHED.iter().map(|name| format!("{name} = {{ path = \"{name}-{version}\" }}")).collect();
-    // The crates name each other by version, as in a registry: none of them is in one yet.
+    // The crates name each other by version, and no registry has them yet.
     let manifest = format!(
         "[workspace]\nresolver = \"3\"\nmembers = [\"{OTHERS}\", {}]\n\n[patch.crates-io]\n{}\n\n{}",
         members.join(", "),
@@ -132,7 +134,7 @@ fn pack() -> Result<String> {
         profiles()?
     );
     write(&folder.join("Cargo.toml"), &manifest)?;
-    // The versions that everything else is tested with, which were fetched already.
+    // The same versions as in all other tests, and they are fetched already.
     fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).context("cannot copy Cargo.lock")?;
     Ok(format!("{}, {} KiB", PUBLISHED.join(", "), bytes / 1024))
 }
@@ -148,8 +150,9 @@ fn profiles() -> Result<String> {
     Ok(text.split_at(at).1.to_owned())
 }
 
-/// The manifest of an empty crate that needs what the repository's other default members need. Cargo chooses the
-/// features of a crate by all that need it, so without these everything would be compiled once more.
+/// The manifest of an empty crate that depends on what the repository's other default members depend on.
+/// Cargo enables the features that any crate of a workspace asks for, so without it everything would be
+/// compiled again.
 fn needs_of_others() -> Result<String> {
     let mut cargo = host_cargo();
     cargo.args(["metadata", "--format-version", "1", "--no-deps", "--offline"]);
@@ -195,7 +198,7 @@ fn needs_of_others() -> Result<String> {
     ))
 }
 
-/// How a crate is needed.
+/// What is asked of a dependency.
 #[derive(Default)]
 struct Need {
     version: String,
@@ -203,7 +206,8 @@ struct Need {
     features: BTreeSet<String>,
 }
 
-/// Cargo in the unpacked workspace. Its dependencies are those of the repository, so what was built of them serves.
+/// Cargo in the unpacked workspace. It uses the repository's target folder, which has the dependencies
+/// already.
 fn cargo() -> Command {
     let mut cargo = host_cargo();
     cargo.current_dir(folder()).env("CARGO_TARGET_DIR", target_folder()).env("CARGO_TERM_COLOR", "never");
@@ -226,7 +230,7 @@ fn tests(which: Tests) -> Result<String> {
     }
 }
 
-/// Builds and tests what these arguments of cargo choose. Says how many tests passed.
+/// Builds and tests what cargo's arguments select. Returns how many tests passed.
 fn tests_of(words: &[&str]) -> Result<usize> {
     let mut cargo = cargo();
     cargo
@@ -243,7 +247,7 @@ fn tests_of(words: &[&str]) -> Result<usize> {
     Ok(found.passed)
 }
 
-/// Documents those that are for bare metal, as docs.rs does.
+/// Documents the crates for bare metal, as docs.rs does.
 fn documentation(target: &str) -> Result<String> {
     let mut cargo = cargo();
     cargo.args(["doc", "--offline", "--no-deps", "--quiet", "--target", target]);
@@ -255,7 +259,7 @@ fn documentation(target: &str) -> Result<String> {
     Ok(BARE.join(", "))
 }
 
-/// A program that looks at the crates before a release.
+/// A program that checks the crates before a release.
 struct Tool {
     name: &'static str,
     program: &'static str,

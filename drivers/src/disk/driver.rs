@@ -1,4 +1,4 @@
-//! What all drivers look like from outside: how a disk is found and opened, on any machine.
+//! The interface of all drivers: how to find and open a disk, on any machine.
 
 use dumpcore::Arena;
 use dumpcore::device::{DeviceError, DumpDevice};
@@ -8,28 +8,28 @@ use crate::bus::access::Access;
 use crate::bus::pci::{ConfigSpace, Function, functions};
 use crate::bus::registers::Registers;
 
-/// Where the RAM is that extents name.
+/// Where in physical memory the data of a write may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ram {
-    /// All of it below 4 GiB, and devices see it at its physical addresses: it is written from where it is.
+    /// Below 4 GiB, and devices see it at its physical address: data is written from where it is.
     Low,
-    /// Anywhere: where the CPU moves the data, it is copied into buffers of the arena first.
+    /// Anywhere: a driver whose device reaches less copies the data into buffers in the arena first.
     Anywhere,
 }
 
-/// What a kernel lends drivers so that they reach their devices.
+/// A kernel's services for drivers that open their devices.
 pub trait Machine {
-    /// A way to configuration space.
+    /// Access to PCI configuration space.
     type Config: ConfigSpace + 'static;
-    /// Registers in memory.
+    /// Memory-mapped registers.
     type Registers: Registers + 'static;
-    /// Registers behind ports.
+    /// I/O ports.
     type Ports: Registers + 'static;
 
-    /// A way to configuration space.
+    /// Access to PCI configuration space.
     fn config(&self) -> Self::Config;
 
-    /// Maps registers, as [`Access::map`] has to.
+    /// Maps registers. The contract is that of [`Access::map`].
     fn map(&mut self, physical: u64, length: usize) -> Option<Self::Registers>;
 
     /// Gives access to `count` ports, starting with `first`; `None` if the machine has no ports.
@@ -38,21 +38,21 @@ pub trait Machine {
         None
     }
 
-    /// Where device registers may be that are on no bus, physical addresses.
+    /// Physical addresses at which there may be registers of devices that are on no bus.
     fn windows(&self) -> &'static [u64] {
         &[]
     }
 
-    /// Where the RAM is that is to be dumped.
+    /// Where the memory to dump is.
     fn ram(&self) -> Ram {
         Ram::Anywhere
     }
 
-    /// How many nanoseconds a request may take: see [`Access::timeout`].
+    /// Nanoseconds that a request may take: see [`Access::timeout`].
     fn timeout(&self) -> Nanoseconds;
 }
 
-/// How a driver whose registers are in memory is given its device.
+/// A machine's services in the form that drivers with memory-mapped registers take.
 pub fn access<M: Machine>(
     machine: &mut M,
 ) -> Access<M::Config, impl FnMut(u64, usize) -> Option<M::Registers> + '_> {
@@ -63,18 +63,18 @@ pub fn access<M: Machine>(
 /// Where a controller is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// A function on PCI.
+    /// A PCI function.
     Pci(Function),
-    /// A window of registers that is on no bus, a physical address.
+    /// The physical address of registers that are on no bus.
     Window(u64),
 }
 
-/// Which disk of a controller, as the driver counts them.
+/// One of a controller's disks, by the driver's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unit {
     /// A namespace, a port, a target.
     pub number: u32,
-    /// Which logical unit of a target.
+    /// The logical unit of a target.
     pub lun: u32,
 }
 
@@ -83,12 +83,12 @@ pub struct Unit {
 pub struct Site {
     /// Its controller.
     pub place: Place,
-    /// `None`: the first that the controller has when it is taken over.
+    /// `None`: the first disk that the controller has when the driver takes it over.
     pub unit: Option<Unit>,
 }
 
 impl Site {
-    /// The first disk of the `index`th of the functions on PCI that a driver is for, counted from 0 in the order of the bus.
+    /// The first disk of a PCI function: the `index`th that `is_mine` accepts, counted from 0 in bus order.
     pub fn on_pci<C: ConfigSpace>(
         config: &C,
         index: usize,
@@ -98,7 +98,7 @@ impl Site {
         Some(Site { place: Place::Pci(function), unit: None })
     }
 
-    /// The function on PCI, if it is one.
+    /// The PCI function, if the controller is on PCI.
     pub fn function(&self) -> Option<Function> {
         match self.place {
             Place::Pci(function) => Some(function),
@@ -106,10 +106,10 @@ impl Site {
         }
     }
 
-    /// The function on PCI.
+    /// The PCI function.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is none.
+    /// [`DeviceError::Unsupported`] if the controller is not on PCI.
     pub fn need_function(&self) -> Result<Function, DeviceError> {
         match self.place {
             Place::Pci(function) => Ok(function),
@@ -119,10 +119,10 @@ impl Site {
         }
     }
 
-    /// The number of the disk, of a controller that counts its disks by a byte.
+    /// The disk's number, for a controller that numbers its disks with a byte.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is larger.
+    /// [`DeviceError::Unsupported`] if the number does not fit.
     pub fn small_number(&self, what: &'static str) -> Result<Option<u8>, DeviceError> {
         let Some(Unit { number, .. }) = self.unit else { return Ok(None) };
         let wrong = DeviceError::Unsupported { what, value: number.into() };
@@ -135,14 +135,15 @@ pub trait Driver<M: Machine> {
     /// A disk, open.
     type Disk: DumpDevice + 'static;
 
-    /// Where the disk with this number is, counted from 0 in the order of the bus among those that the driver finds. Reads
-    /// only: another driver may be using it.
+    /// Where the disk with this number is. The driver's disks are counted from 0, in bus order. Only reads,
+    /// as another driver may be using the disk.
     fn find(machine: &mut M, number: usize) -> Option<Site>;
 
-    /// Looks at a disk and carves what it needs from the arena. Does not write to the device.
+    /// Examines a disk and takes the memory that it needs from the arena. Does not write to the device.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if it is not a disk that the driver knows, or cannot be reached;
-    /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if what it says makes no sense; [`DeviceError::OutOfArena`].
+    /// [`DeviceError::Unsupported`] if the driver does not know this kind of disk or cannot reach it;
+    /// [`DeviceError::Gone`]; [`DeviceError::Protocol`] if its answers make no sense;
+    /// [`DeviceError::OutOfArena`].
     fn open(machine: &mut M, site: &Site, arena: &mut Arena<'_>) -> Result<Self::Disk, DeviceError>;
 }

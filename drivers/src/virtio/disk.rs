@@ -518,7 +518,7 @@ unsafe impl<T: Transport, P: Protocol> PolledDisk for Virtio<T, P> {
     }
 
     fn serve(&mut self, requests: &mut Requests<Self>, platform: &dyn Platform) {
-        // Each turn takes a free chain, and a queue has only so many.
+        // Each turn takes a free chain, and a queue's chains are limited.
         while let Some(chain) = self.queue.free_chain() {
             if self.held_until.is_some() || self.queue.in_flight() >= self.cut.most {
                 return;

@@ -353,7 +353,8 @@ impl Protocol for Scsi {
 
     fn negotiate(&mut self, transport: &impl Transport) -> Result<Limits, DeviceError> {
         let offered = transport.offered_features()?;
-        // No special features: data goes one way per command, and nothing is plugged in during a dump.
+        // No optional feature is needed: each command only reads or only writes, and no disk is added or
+        // removed during a dump.
         transport.accept_features(offered, 0)?;
         let (sense, cdb) = transport.configuration(|device| {
             (

@@ -62,8 +62,8 @@ proptest! {
         (stripe, third) in any::<(bool, bool)>(),
         seed: u64,
     ) {
-        // A disk that hangs only once goes on after it was reset; whatever it then has, it is not left at
-        // that.
+        // A disk that hangs only once works again after its reset. What it had by then must not be all that
+        // is left of the dump.
         let mut disks = vec![DiskPlan { fault, ..first }, second];
         if third {
             disks.push(DiskPlan::default());

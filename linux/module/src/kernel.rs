@@ -279,7 +279,7 @@ fn ranges(crash_kernel: bool) -> impl Iterator<Item = RamRange> {
 
 /// Fills `bytes` with random numbers. May sleep.
 pub(crate) fn random(bytes: &mut [u8]) {
-    // SAFETY: so many bytes.
+    // SAFETY: the pointer and the length are those of one slice.
     unsafe { dd_random(bytes.as_mut_ptr(), bytes.len()) }
 }
 
@@ -291,13 +291,13 @@ pub(crate) fn pci_read(address: u32, offset: u32) -> u32 {
 
 /// Writes a line to the kernel's log.
 pub(crate) fn say(line: &str, bad: bool) {
-    // SAFETY: so many bytes.
+    // SAFETY: the pointer and the length are those of one slice.
     unsafe { dd_say(line.as_ptr(), line.len(), bad.into()) }
 }
 
 /// Copies the kernel's VMCOREINFO; returns its length.
 pub(crate) fn vmcoreinfo(to: &mut [u8]) -> usize {
-    // SAFETY: so many bytes.
+    // SAFETY: the pointer and the length are those of one slice.
     unsafe { dd_vmcoreinfo(to.as_mut_ptr(), to.len()) }.min(to.len())
 }
 
@@ -427,7 +427,7 @@ pub(crate) fn log_rewind() {
 /// The log's next line; `None` after the last.
 pub(crate) fn log_line(line: &mut [u8]) -> Option<usize> {
     let mut length = 0;
-    // SAFETY: so many bytes.
+    // SAFETY: the pointer and the length are those of one slice.
     let there = unsafe { dd_log_line(line.as_mut_ptr(), line.len(), &raw mut length) };
     there.then_some(length.min(line.len()))
 }

@@ -22,7 +22,7 @@ static STATE: Locked = Locked(UnsafeCell::new(State::new()));
 /// armed again. Returns 0 or a negative error number.
 #[unsafe(no_mangle)]
 extern "C" fn dd_arm(words: *const u8, length: usize) -> c_long {
-    // SAFETY: C passes so many bytes.
+    // SAFETY: C passes the length of what it points to.
     let words = unsafe { core::slice::from_raw_parts(words, length) };
     // SAFETY: under C's lock.
     let state = unsafe { &mut *STATE.0.get() };
@@ -49,7 +49,7 @@ extern "C" fn dd_rearm() {
 /// negative error number.
 #[unsafe(no_mangle)]
 extern "C" fn dd_tell_last(text: *const u8, length: usize) -> c_long {
-    // SAFETY: C passes so many bytes.
+    // SAFETY: C passes the length of what it points to.
     let text = unsafe { core::slice::from_raw_parts(text, length) };
     // SAFETY: under C's lock.
     let state = unsafe { &mut *STATE.0.get() };
@@ -59,7 +59,7 @@ extern "C" fn dd_tell_last(text: *const u8, length: usize) -> c_long {
 /// For C: writes a sysfs text. Returns its length.
 #[unsafe(no_mangle)]
 extern "C" fn dd_show(what: u32, to: *mut u8, room: usize) -> usize {
-    // SAFETY: C passes so many bytes.
+    // SAFETY: C passes the size of its page, which nobody else has during the call.
     let room = unsafe { core::slice::from_raw_parts_mut(to, room) };
     // SAFETY: under C's lock.
     let state = unsafe { &*STATE.0.get() };

@@ -67,7 +67,7 @@ impl Driver {
         if self.name == KEPT {
             return live::nvme::open(number, timeout, arena);
         }
-        let none = DeviceError::Unsupported { what: "so many disks", value: number as u64 };
+        let none = DeviceError::Unsupported { what: "a disk with this number", value: number as u64 };
         let site = self.find(number, timeout).ok_or(none)?;
         let device = table::open(self.name, &mut Kernel { timeout }, &site, arena)?;
         Ok((site.function(), device))

@@ -6,14 +6,14 @@ load_module() {
     insmod /diskdump.ko "$@" || fail "diskdump.ko is not loaded"
 }
 
-# arm WORDS: arms, with the notes of all CPUs; says the status, or fails with the reason.
+# arm WORDS: arms with these words and the notes of all CPUs; prints the status, or fails with the reason.
 arm() {
     echo "$* $(notes)" >$DISKDUMP/arm 2>/dev/null || fail "not armed: $(cat $DISKDUMP/reason)"
     [ "$(cat $DISKDUMP/state)" = armed ] || fail "the state is $(cat $DISKDUMP/state) after arming"
     say "armed $(tr '\n' ' ' <$DISKDUMP/status)"
 }
 
-# refused PART WORDS: these words must be refused, for a reason with this part.
+# refused PART WORDS: arming with these words must be refused, for a reason that contains PART.
 refused() {
     part=$1
     shift
@@ -25,7 +25,7 @@ refused() {
     esac
 }
 
-# soon LINE: within ten seconds it must be armed, with a status that has this line.
+# soon LINE: within ten seconds it must be armed, with a line in the status that begins with LINE.
 soon() {
     looks=100
     until [ "$(cat $DISKDUMP/state)" = armed ] && grep -q "^$1" $DISKDUMP/status; do
@@ -35,7 +35,7 @@ soon() {
     done
 }
 
-# last PARTS: what became of the last dump must be told with all of these parts.
+# last PARTS: the report on the last dump must contain all of these parts.
 last() {
     told=$(tr '\n' ' ' <$DISKDUMP/last)
     for part; do
@@ -46,7 +46,7 @@ last() {
     done
 }
 
-# The notes of all CPUs, as a word.
+# Prints the addresses of all CPUs' crash notes, as one word.
 notes() {
     all=
     cpu=0
@@ -61,7 +61,7 @@ set_to() {
     echo "$1" >"/proc/sys/kernel/$2" || fail "cannot set $2"
 }
 
-# harm WORDS: what faults.ko does.
+# harm WORDS: makes faults.ko do this.
 harm() {
     echo "$*" >/sys/module/faults/parameters/now || fail "no harm was done: $*"
 }
@@ -69,7 +69,7 @@ harm() {
 crash_now() {
     set_to 1 sysrq
     say "crashes now"
-    # A change of the port's mode waits until all was sent.
+    # Changing the port's mode waits until everything has been sent.
     stty -F /dev/ttyS0 -echo
     echo c >/proc/sysrq-trigger
 }

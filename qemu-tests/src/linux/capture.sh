@@ -1,4 +1,4 @@
-# What runs in the kernel that kdump boots: memory goes to the partition, and the machine is reset.
+# Runs in the kernel that kdump boots: writes memory to the partition, then resets the machine.
 disk=$(first_disk 20) || fail "no disk"
 target=/dev/$(partition "$disk" 2)
 sectors() { awk '{ print $7 }' "/sys/block/$disk/stat"; }
@@ -8,12 +8,12 @@ say "kdump begins"
 if [ "$FILTER" = dd ]; then
     dd if=/proc/vmcore of="$target" bs=1M 2>/dev/null || fail "dd ended with $?"
 else
-    # The output of a pipe stays in order, so that it need not be sought in.
+    # -F makes makedumpfile write in order, without seeking.
     # shellcheck disable=SC2086
     makedumpfile -F $FILTER /proc/vmcore >"$target" || fail "makedumpfile ended with $?"
 fi
 dd if=/dev/null of="$target" conv=notrunc,fsync 2>/dev/null
 say "kdump done bytes=$((($(sectors) - before) * 512))"
-# A change of the port's mode waits until all was sent.
+# Changing the port's mode waits until everything has been sent.
 stty -F /dev/ttyS0 -echo
 reboot -f

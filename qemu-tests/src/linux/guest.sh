@@ -1,6 +1,6 @@
-# What a script in a stock Linux can use.
+# Functions for a script in a stock Linux.
 
-# Tells the harness.
+# Prints a line for the harness.
 say() {
     echo "linux: $*"
 }
@@ -11,7 +11,7 @@ fail() {
     exit 1
 }
 
-# Prints the name of the first disk that has a size; waits so many seconds for it.
+# Prints the name of the first disk that has a size; waits for it for up to this many seconds.
 first_disk() {
     looks=$(($1 * 10))
     while [ "$looks" -gt 0 ]; do

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of a stock Linux: modules, the script, and the end.
+# The first process of a stock Linux: loads the modules, runs the script, and powers off.
 
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -20,7 +20,7 @@ if [ "$status" = 0 ]; then
     sh /script
     status=$?
 fi
-# A script that succeeds can leave the machine to another first process.
+# After a script that succeeds, another first process can take over.
 [ "$status" = 0 ] && [ -x /next ] && exec /next
 echo "linux: end status=$status"
 poweroff -f

@@ -1,4 +1,4 @@
-# Loads the kernel that runs after a crash, and frees what it was loaded from.
+# Loads the kernel that runs after a crash, and deletes its files to free their memory.
 load_kdump() {
     [ "$(cat /sys/kernel/kexec_crash_size)" -gt 0 ] || fail "no memory is reserved for kdump"
     kexec /capture.kernel /capture.img "console=ttyS0 quiet reset_devices nr_cpus=1 irqpoll panic=-1" ||

@@ -1,6 +1,7 @@
 # What a guest is busy with when it crashes.
 
-# load MIB-RANDOM MIB-TEXT MIB-ZEROS FILES: files in memory, some that are gone again, and programs that wait and compute.
+# load MIB-RANDOM MIB-TEXT MIB-ZEROS FILES: makes files in memory, deletes one of them again, and starts
+# programs that wait and compute.
 load() {
     mkdir -p /load
     mount -t tmpfs -o size=90%,nr_inodes=0 none /load || fail "no tmpfs"
@@ -26,7 +27,7 @@ load() {
     while true; do :; done &
 }
 
-# traffic DISK: reads all of a disk, and writes its last partition, without end, past the cache.
+# traffic DISK: reads a whole disk and writes its last partition, forever, bypassing the cache.
 traffic() {
     dd if=/dev/zero bs=1M count=1 2>/dev/null | tr '\000' L >/load/marker
     while true; do dd if="/dev/$1" of=/dev/null bs=256k iflag=direct 2>/dev/null; done &

@@ -1,6 +1,7 @@
 # What a guest does with savecore.
 
-# said CODE PART COMMAND: the command must end with this exit code, and say this. An error is one line.
+# said CODE PART COMMAND: the command must end with this exit code, and its output must contain PART. An error
+# is one line.
 said() {
     code=$1
     part=$2
@@ -20,8 +21,8 @@ said() {
     fi
 }
 
-# confined COMMAND: as systemd runs it by the unit that $WRITABLE and $CAPABILITIES are of: what of sysfs can be written, and
-# what root may do.
+# confined COMMAND: runs it as systemd runs the unit that $WRITABLE and $CAPABILITIES come from. They say
+# which parts of sysfs can be written, and what root may do.
 confined() {
     unshare -m sh -c '
         for place in $WRITABLE; do

@@ -195,7 +195,7 @@ impl TargetResult {
     }
 }
 
-/// Warnings for the user about the page tables behind a core.
+/// Warnings for the user about the page tables that a core was translated with.
 pub(super) fn tables_warnings(written: &Written) -> Vec<String> {
     let mut warnings = Vec::new();
     let only = "can be reached by physical address only";

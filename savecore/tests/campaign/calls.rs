@@ -25,7 +25,7 @@ const ERRORS: &[&str] = &[
     "EBADF",
 ];
 
-/// Calls that cannot fail, or whose failure ends any program: the C library's own, and those of threads.
+/// Calls that cannot fail, or whose failure ends any program: those of the C library itself and of threads.
 const NEVER: &[&str] = &[
     "execve",
     "exit",
@@ -50,7 +50,7 @@ const NEVER: &[&str] = &[
     "sched_yield",
     "sched_getaffinity",
     "restart_syscall",
-    // Asked by the standard library before main(), for it cannot do without.
+    // The standard library makes this call before main() and cannot do without it.
     "poll",
     // They cannot fail.
     "geteuid",
@@ -58,8 +58,8 @@ const NEVER: &[&str] = &[
     "gettid",
     // The standard library trusts their results.
     "clock_nanosleep",
-    // The standard library ends a program whose closedir() fails, which no file system's does. Files were
-    // synced before.
+    // The standard library ends a program whose closedir() fails, which no file system causes. Files are
+    // synced before they are closed.
     "close",
 ];
 
@@ -68,10 +68,10 @@ pub(crate) fn kills(scenarios: &[Scenario]) -> Vec<Run> {
     each(scenarios, &[], |call, when| vec![format!("inject={call}:signal=KILL:when={when}")])
 }
 
-/// Each system call of each scenario fails once in each way; and from then on.
+/// Each system call of each scenario fails once with each error, and with some errors from then on.
 pub(crate) fn faults(scenarios: &[Scenario]) -> Vec<Run> {
     each(scenarios, NEVER, |call, when| {
-        // fcntl asks whether a file is open at all only where the program knows that it is.
+        // fcntl is only called on files that are known to be open, so it cannot return EBADF.
         let likely = |error: &&&str| !(call == "fcntl" && **error == "EBADF");
         let once =
             ERRORS.iter().filter(likely).map(|error| format!("inject={call}:error={error}:when={when}"));
@@ -99,8 +99,8 @@ fn each(scenarios: &[Scenario], without: &[&str], rules: impl Fn(&str, u64) -> V
     runs
 }
 
-/// How often each call was made, by strace's lines: `PID NAME(…`. The end of one that another interrupted is
-/// no call of its own.
+/// Counts each call in strace's output, whose lines begin with `PID NAME(`. An interrupted call has a second
+/// line, for its end, which does not count.
 fn count(trace: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for line in trace.lines() {

@@ -1,11 +1,11 @@
-//! What takes hours: savecore is killed, and its system calls fail, again and again, in every way in which it
-//! is used. Run by `cargo xtask campaign`; `cargo test` leaves it out.
+//! Tests that take hours: savecore is killed, or one of its system calls fails, over and over, in every way
+//! that it is used. `cargo xtask campaign` runs them; `cargo test` does not.
 //!
 //! `campaign NAME [--seconds N] [--seed N]` prints one JSON object: what was run, how often, and what was
 //! found.
 
-// What savecore's other tests use of it, too.
 mod calls;
+// The campaign uses only some of it; savecore's other tests use the rest.
 #[allow(dead_code)]
 #[path = "../it/common.rs"]
 mod common;
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     if found.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
-/// Takes runs from the list until it is empty or the time is over.
+/// Takes runs from the list until it is empty or time is up.
 fn lane(work: &Work, scenarios: &[Scenario]) -> Found {
     let place = scenario::Place::new();
     let mut found = Found::default();

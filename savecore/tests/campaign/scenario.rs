@@ -1,6 +1,6 @@
-//! The ways in which savecore is used, and what must hold after it was stopped or hindered anywhere in one of
-//! them: each dump is whole on its partition or whole in the store, nothing else has changed, and a run that
-//! nobody hinders makes it good.
+//! The ways that savecore is used, and what must hold wherever a run is killed or a call fails: each dump is
+//! whole on its partition or whole in the store, nothing else has changed, and an undisturbed run then
+//! finishes the job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,19 +18,19 @@ use crate::common::{
 };
 use crate::work::Found;
 
-/// What takes longer hangs.
+/// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What happens to a run.
 #[derive(Clone, Debug)]
 pub(crate) enum Trouble {
-    /// It is killed after so long; and what then runs as well, and so on.
+    /// The first run is killed after the first of these delays, the next run after the second, and so on.
     Kills { after_micros: Vec<u64> },
-    /// strace does this to one of its system calls.
+    /// strace does this to one of the run's system calls.
     Rule { call: String, rule: String },
 }
 
-/// A folder for disks and store, in memory if possible: so many runs would only wear out a disk.
+/// A folder for the disks and the store, in memory if possible: this many runs would wear out a disk.
 pub(crate) struct Place {
     directory: tempfile::TempDir,
 }
@@ -50,7 +50,7 @@ impl Place {
 struct Dump {
     /// For each of its stripes: the disk's number, and its blocks.
     blocks: Vec<(usize, Range<u64>)>,
-    /// The name of its folder; none if the command throws it away.
+    /// The name of its folder in the store, once an undisturbed run has shown it.
     folder: Option<String>,
 }
 
@@ -60,11 +60,11 @@ type Files = BTreeMap<String, Vec<u8>>;
 /// A use of savecore.
 pub(crate) struct Scenario {
     name: &'static str,
-    /// Its arguments; `DISK0`, `DISK1` and `OUT` stand for paths.
+    /// Its arguments; `DISK0`, `DISK1`, `OUT` and `CONFIG` are replaced with paths.
     arguments: Vec<&'static str>,
     /// The initial contents of each disk.
     disks: Vec<Vec<u8>>,
-    /// And after.
+    /// The contents of each disk after an undisturbed run.
     after: Vec<Vec<u8>>,
     dumps: Vec<Dump>,
     /// The store after an undisturbed run: folders by name.
@@ -153,7 +153,7 @@ impl Scenario {
         scenario.after = scenario.read_disks(&place);
         scenario.store = read_store(&place.path("out")).expect("a store in order");
         assert_eq!(scenario.store.len(), scenario.dumps.len(), "{name}: {said}");
-        // Folders are named by the time of the crash, and so are the dumps in order.
+        // A host's folders are named by the time of the crash, so they sort in the order of the dumps.
         for (dump, folder) in scenario.dumps.iter_mut().zip(scenario.store.keys()) {
             dump.folder = Some(folder.clone());
         }
@@ -162,7 +162,7 @@ impl Scenario {
         scenario
     }
 
-    /// Makes everything as it was.
+    /// Restores the initial state of the disks and the store.
     fn lay(&self, place: &Place) {
         let out = place.path("out");
         let _ = fs::remove_dir_all(&out);
@@ -200,7 +200,7 @@ impl Scenario {
             }
         };
         command.args(arguments).stdin(Stdio::null()).env("TMPDIR", place.directory.path());
-        // What it keeps of its own is this scenario's, too.
+        // savecore's own state is this scenario's, too.
         command.env("SAVECORE_STATE", path("state"));
         command
     }
@@ -245,7 +245,7 @@ impl Scenario {
                 let trace = fs::read_to_string(place.path("trace")).unwrap_or_default();
                 found.hurt += u64::from(trace.contains("(INJECTED)") || is_kill && !output.status.success());
                 self.check(place)?;
-                // Where a write fails, it may have been that of a line.
+                // A failed write may have been that of an error message.
                 if !is_kill && !call.starts_with("write") {
                     judge(&output)?;
                 }
@@ -254,7 +254,7 @@ impl Scenario {
         self.make_good(place)
     }
 
-    /// What holds at every moment.
+    /// What must hold at every moment.
     fn check(&self, place: &Place) -> Result<(), String> {
         let store = self.whole(place)?;
         let disks = self.read_disks(place);
@@ -283,8 +283,8 @@ impl Scenario {
         Ok(())
     }
 
-    /// The dumps of which the store has all, by the names of their folders in [`Scenario::store`]. What has
-    /// less of a dump, since it could not be read, has to say so.
+    /// The dumps that the store has whole, by the names of their folders in [`Scenario::store`]. A folder
+    /// with less of a dump, because the rest could not be read, must say so.
     fn whole(&self, place: &Place) -> Result<BTreeSet<String>, String> {
         let mut whole = BTreeSet::new();
         for (name, files) in read_store(&place.path("out"))? {
@@ -306,7 +306,7 @@ impl Scenario {
         Ok(whole)
     }
 
-    /// An undisturbed run.
+    /// An undisturbed run, which must finish the job.
     fn make_good(&self, place: &Place) -> Result<(), String> {
         let output = in_time(self.command(place, None))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -353,12 +353,12 @@ fn read_store(out: &Path) -> Result<BTreeMap<String, Files>, String> {
     Ok(store)
 }
 
-/// Runs it to its end, or says that it hangs.
+/// Runs a command to its end, or reports that it hangs.
 fn in_time(mut command: Command) -> Result<Output, String> {
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = child.map_err(|error| error.to_string())?;
     let begin = Instant::now();
-    // Its few lines fit into a pipe.
+    // Its few lines fit in a pipe.
     while child.try_wait().map_err(|error| error.to_string())?.is_none() {
         if begin.elapsed() > PATIENCE {
             let _ = child.kill();
@@ -370,11 +370,11 @@ fn in_time(mut command: Command) -> Result<Output, String> {
     child.wait_with_output().map_err(|error| error.to_string())
 }
 
-/// How a run has to end whose system call failed: with an exit code, and lines.
+/// A run whose system call failed must end with an exit code of its own, and print only its own lines.
 fn judge(output: &Output) -> Result<(), String> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.code() == Some(127) && said.contains("error while loading shared libraries") {
-        // The call was the loader's: savecore itself has not begun.
+        // The call was the loader's: savecore itself had not started.
         return Ok(());
     }
     if output.status.code().is_none_or(|code| code > 3) {

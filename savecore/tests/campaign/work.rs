@@ -1,4 +1,4 @@
-//! Which runs there are to do, and what was found.
+//! The runs to do, and what they found.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,16 +13,16 @@ pub(crate) struct Run {
     pub(crate) trouble: Trouble,
 }
 
-/// What came of many runs.
+/// The results of many runs.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// Runs.
     pub(crate) runs: u64,
-    /// Those that the trouble reached: others were over first.
+    /// Runs that the trouble hit; the others ended before it came.
     pub(crate) hurt: u64,
     /// Dumps that were neither on their partition nor in the store.
     pub(crate) lost: u64,
-    /// What should not have been, a line each.
+    /// What should not have happened, one line each.
     pub(crate) findings: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ impl Dice {
     }
 }
 
-/// A list of runs in an order that looks random, so that a part of it is a sample of all; or random ones
+/// A list of runs in pseudo-random order, so that any part of it is a sample of the whole; or random runs
 /// without end.
 pub(crate) struct Work {
     list: Option<Vec<Run>>,
@@ -74,7 +74,7 @@ impl Work {
         Work { list: Some(list), next: AtomicUsize::new(0), dice: Mutex::new(dice), deadline }
     }
 
-    /// How many there are in all, if there is an end.
+    /// The number of runs, unless they are endless.
     pub(crate) fn length(&self) -> Option<usize> {
         self.list.as_ref().map(Vec::len)
     }
@@ -89,7 +89,7 @@ impl Work {
         let mut dice = self.dice.lock().ok()?;
         let scenario = dice.below(scenarios.len() as u64) as usize;
         let micros = (scenarios[scenario].whole.as_micros() as u64).saturating_mul(11) / 10;
-        // One to four in a row: what one left, the next one meets.
+        // One to four in a row: each run starts with what the one before it left.
         let kills = (0..=dice.below(4)).map(|_| dice.below(micros)).collect();
         Some(Run { scenario, trouble: Trouble::Kills { after_micros: kills } })
     }

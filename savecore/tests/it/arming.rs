@@ -158,7 +158,7 @@ fn a_crash_kernel_is_put_behind_only_while_the_module_arms() {
     let mut plan = crashable.plan(&["/dev/sda5"], &options).unwrap();
     assert!(arming::arm(&crashable.system, &mut plan, &options).unwrap().kdump_put_behind);
     assert_eq!((crashable.waits().as_str(), Kernel::of(&crashable.system).kdump()), ("Y\n", Kdump::Behind));
-    // It is not set once more, and so not taken back either.
+    // The second arming finds it set, so its failure does not undo it.
     crashable.linux.refuses("sys/kernel/diskdump/arm");
     assert!(arming::arm(&crashable.system, &mut plan, &options).is_err());
     assert_eq!(crashable.waits(), "Y\n");
@@ -200,7 +200,7 @@ fn of_targets_that_were_found_one_that_the_module_refuses_is_left_out() {
     let options = Options::default();
     let crashable = refusing("refused");
     let mut plan = crashable.plan(&[], &options).unwrap();
-    // This one refuses every attempt, and the reason names no target any more.
+    // This module refuses every attempt. After the first, its reason names none of the targets that are left.
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
     assert_eq!(error, format!("the kernel refused to arm /dev/sd0, /dev/sd2: {reason}"));
     assert_eq!(plan.names(), ["/dev/sd0", "/dev/sd2"]);
@@ -209,11 +209,11 @@ fn of_targets_that_were_found_one_that_the_module_refuses_is_left_out() {
         plan.warnings,
         ["/dev/sd1 is left out, because the kernel refused to arm it: there is no polled driver for it"]
     );
-    // Of one target it is said once which it is.
+    // With only one target, its name is printed once.
     let mut plan = crashable.plan(&["/dev/sd1"], &options).unwrap();
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
     assert_eq!(error, format!("the kernel refused to arm {reason}"));
-    // One that was named is left out, too; unless all are wanted or none.
+    // A target that was named is left out, too, unless the plan is all or nothing.
     let mut plan = crashable.plan(&["/dev/sd0", "/dev/sd1"], &options).unwrap();
     let error = arming::arm(&crashable.system, &mut plan, &options).unwrap_err().to_string();
     assert_eq!(error, format!("the kernel refused to arm /dev/sd0: {reason}"));
@@ -336,8 +336,8 @@ proptest! {
         prop_assert!(words.targets().map(|target| target.path).eq(plan.names()));
         prop_assert!(words.targets().all(|target| target.uuid.is_some()));
         let told = words.notes().count() as u64;
-        // Two CPUs are there always.
-        // Too many are left out: the module reads where they are itself.
+        // There are always two CPUs. If there are too many, their notes are left out: the module finds them
+        // itself.
         prop_assert!(told == cpus.max(2) || (told == 0 && cpus > 150));
         prop_assert!(values.contains("level") || words.level.bits() == 31);
     }

@@ -47,8 +47,8 @@ fn savecore<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command 
     command
 }
 
-/// Runs the command and checks what holds of every run: no escape codes in a pipe, nothing on standard error
-/// but whole lines that begin with the command's name.
+/// Runs the command and checks what holds for every run: no escape codes in a pipe, and on standard error
+/// only whole lines that begin with the command's name.
 fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> (i32, String, String) {
     finish(savecore(arguments).output().unwrap())
 }
@@ -64,7 +64,7 @@ fn finish(output: Output) -> (i32, String, String) {
     (output.status.code().expect("no signal"), stdout, stderr)
 }
 
-/// Runs the command, which must fail with one line that holds `part`.
+/// Runs the command, which must fail with one line that contains `part`.
 fn fails<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, part: &str) {
     let (code, stdout, stderr) = run(arguments);
     assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
@@ -102,7 +102,7 @@ impl Place {
         self.text(name)
     }
 
-    /// The folders of crashes, and whatever else is in a store that is not the link to the latest.
+    /// Everything in a store except the link to the latest: the crash folders, and whatever else is there.
     fn crashes(&self, directory: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path(directory)).unwrap().map(|entry| entry.unwrap().path());
         let mut names: Vec<_> = entries.filter(|path| !path.ends_with("latest")).collect();
@@ -110,7 +110,7 @@ impl Place {
         names
     }
 
-    /// All files of all crashes but info.json, which each folder must have.
+    /// All files of all crash folders except info.json, which each folder must have.
     fn cores(&self, directory: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for folder in self.crashes(directory) {
@@ -129,11 +129,11 @@ impl Place {
     }
 }
 
-/// Makes a system of processes of its own: savecore looks at all that there are, which is a system call or
-/// more for each.
+/// Gives savecore its own PID namespace: it looks at every process, which takes a system call or more for
+/// each.
 const FEW: [&str; 4] = ["--map-root-user", "--pid", "--fork", "--mount-proc"];
 
-/// Whether there can be such a system.
+/// Whether such a namespace is allowed here.
 fn among_few() -> bool {
     static ALLOWED: OnceLock<bool> = OnceLock::new();
     *ALLOWED.get_or_init(|| {
@@ -142,8 +142,8 @@ fn among_few() -> bool {
     })
 }
 
-/// Runs the command under strace with one of its rules for faults, what it traced in the file `trace`; `None`
-/// where there is no strace, or where it may not trace.
+/// Runs the command under strace with one of its fault rules; the trace goes to the file `trace`. Returns
+/// `None` where there is no strace, or where it may not trace.
 fn traced(place: &Place, rule: &str, arguments: Vec<String>) -> Option<Output> {
     let mut command = match among_few() {
         true => {
@@ -304,8 +304,8 @@ fn format_keeps_a_waiting_dump_unless_forced_even_if_the_label_is_gone() {
     assert_eq!(run(["check", &image]).0, 0);
 }
 
-/// Info and save get the dump out and write nothing on the target, clear refuses, check names the way out,
-/// and that way leads to a partition in order.
+/// `info` and `save` get the dump out and write nothing on the target, `clear` refuses, `check` names the way
+/// out, and that way leads to a partition in order.
 fn assert_way_out(disk: &[u8], clause: &str) {
     let place = Place::new();
     let image = place.image("image", disk);
@@ -554,8 +554,8 @@ fn a_save_that_is_killed_or_finds_no_room_leaves_the_dump_and_the_next_one_works
     let disk = with_dump(&Machine::small());
     let image = place.image("image", &disk);
     let out = place.out();
-    // Files may have 8 KiB: the kernel kills who writes more (SIGXFSZ), or refuses (EFBIG) if that is
-    // ignored.
+    // Files are limited to 8 KiB: the kernel kills a process that writes more (SIGXFSZ), or returns an error
+    // (EFBIG) if that signal is ignored.
     for signal in ["", "trap '' XFSZ; "] {
         let script = format!("{signal}ulimit -f 8; exec \"$0\" save \"$1\" -o \"$2\"");
         let output = Command::new("bash")
@@ -785,7 +785,7 @@ fn a_partition_or_dump_of_another_version_is_told_by_name_and_left_as_it_is() {
         assert!(place.cores("out").is_empty());
         assert!(fs::read(&image).unwrap() == disk, "it was changed");
     }
-    // What may be a dump is not formatted over.
+    // `format` does not overwrite what may be a dump.
     let image = place.text("image");
     let before = fs::read(&image).unwrap();
     assert_eq!(run(["format", &image, "--yes"]).0, 2);
@@ -793,7 +793,7 @@ fn a_partition_or_dump_of_another_version_is_told_by_name_and_left_as_it_is() {
     assert_eq!(run(["format", &image, "--yes", "--force"]).0, 0);
 }
 
-/// The exit code of a command of whose output nobody reads anything; it must have no complaint about that.
+/// The exit code of a command whose output nobody reads; it must not complain about that.
 fn unread(arguments: &[&str]) -> i32 {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -876,8 +876,8 @@ fn a_hostile_partition_table_is_an_error_in_one_line() {
         }
     }
 
-    // A size that is not a multiple of sectors, a primary header that is not whole, and a backup that is,
-    // with entries of 256 bytes.
+    // A size that is not a multiple of the sector size, a damaged primary header, and an intact backup with
+    // entries of 256 bytes.
     let mut disk = whole.clone();
     disk[512 + 16] ^= 1;
     let backup = disk.len() - 512;

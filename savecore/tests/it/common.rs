@@ -102,7 +102,7 @@ impl Encrypt {
     }
 }
 
-/// Whether these are the tests of a published package, where the rest of the repository is missing.
+/// Whether these are the tests of a published package, which lacks the rest of the repository.
 pub(crate) fn is_packed() -> bool {
     std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml.orig")).exists()
 }
@@ -133,11 +133,11 @@ pub(crate) struct Machine {
     /// Pages with data in a chunk, at most
     /// [`MAX_PAYLOAD_BLOCKS`](dumpcore::format::chunk::MAX_PAYLOAD_BLOCKS).
     pub(crate) chunk_pages: usize,
-    /// Chunks of memory are rotated by so many, since their order is free.
+    /// Memory chunks are rotated by this many, since they may come in any order.
     pub(crate) rotate: usize,
-    /// Passes over memory, each of which has other pages.
+    /// Passes over memory; each writes other pages.
     pub(crate) passes: u64,
-    /// Pages in a unit; `None` for one page a block.
+    /// Pages in a unit; `None` for one page per block.
     pub(crate) unit_pages: Option<usize>,
     pub(crate) encrypt: Option<Encrypt>,
 }
@@ -166,7 +166,7 @@ impl Machine {
         }
     }
 
-    /// The identity for which the dump is encrypted, if it is.
+    /// The identity that opens the dump, if it is encrypted.
     pub(crate) fn identity(&self) -> Option<Identity> {
         self.encrypt.as_ref().map(Encrypt::identity)
     }
@@ -225,7 +225,7 @@ pub(crate) fn block_mut(disk: &mut [u8], number: u64) -> &mut Block {
     (&mut disk[number as usize * BLOCK_SIZE..][..BLOCK_SIZE]).try_into().unwrap()
 }
 
-/// Lays the pattern again, as if the block had never been written.
+/// Writes the pattern again, as if the block had never been written.
 pub(crate) fn unwrite(disk: &mut [u8], number: u64) {
     pattern::fill(block_mut(disk, number), &UUID, number);
 }
@@ -237,9 +237,9 @@ pub(crate) struct Written {
     pub(crate) end: u64,
     /// Blocks of the chunk headers.
     pub(crate) chunks: Vec<u64>,
-    /// For each page with data: its chunk header's block and the first one that its bytes stand in.
+    /// For each page with data: its chunk header's block, and the first block with its bytes.
     pub(crate) places: BTreeMap<u64, (u64, u64)>,
-    /// For each page with data: all blocks without which it cannot be read.
+    /// For each page with data: all blocks that are needed to read it.
     pub(crate) needs: BTreeMap<u64, Vec<u64>>,
     pub(crate) encrypt: Option<Encrypt>,
 }
@@ -252,7 +252,7 @@ fn note(notes: &mut Vec<u8>, kind: NoteKind, parts: &[&[u8]]) {
     notes.resize(notes.len().next_multiple_of(8), 0);
 }
 
-/// Ranges of consecutive pages of which `select` says the same kind.
+/// Ranges of consecutive pages of the same kind.
 fn ranges(machine: &Machine) -> Vec<(u64, u64, RangeKind)> {
     let mut ranges: Vec<(u64, u64, RangeKind)> = Vec::new();
     for (pfn, page) in &machine.pages {
@@ -296,7 +296,7 @@ fn notes_of(machine: &Machine) -> Vec<u8> {
     notes
 }
 
-/// Notes in the pieces that fit a chunk, none of which ends in a record.
+/// Splits notes into pieces that fit in a chunk, only between records.
 fn chunks_of(mut notes: &[u8]) -> Vec<&[u8]> {
     let mut chunks = Vec::new();
     while !notes.is_empty() {
@@ -331,7 +331,7 @@ struct Writer<'w, 'd> {
 }
 
 impl Writer<'_, '_> {
-    /// Writes a chunk where it is its turn; gives the stripe and the block of its header.
+    /// Writes a chunk to the stripe whose turn it is; returns the stripe and the block of the chunk's header.
     fn chunk(
         &mut self,
         kind: ChunkKind,
@@ -377,7 +377,7 @@ impl Writer<'_, '_> {
         (stripe, at)
     }
 
-    /// Writes pages into a chunk, and notes where they are.
+    /// Writes pages into a chunk, and records where they are.
     fn memory(&mut self, runs: &[Run], pfns: &[u64]) {
         let pages: Vec<Block> = pfns
             .iter()
@@ -386,8 +386,7 @@ impl Writer<'_, '_> {
                 page => panic!("{page:?} has no bytes"),
             })
             .collect();
-        // For each page, the bytes of the payload that it stands in, and where the headers of units up to it
-        // stand.
+        // For each page: its bytes within the payload, and the offsets of the unit headers up to it.
         let mut places: Vec<(std::ops::Range<usize>, Vec<usize>)> = Vec::new();
         let (encoding, bytes) = match self.machine.unit_pages {
             None => {
@@ -428,7 +427,7 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Appends a unit with these pages; gives the place of its bytes.
+/// Appends a unit with these pages; returns where its bytes are.
 pub(crate) fn put_unit(bytes: &mut Vec<u8>, pages: &[Block]) -> std::ops::Range<usize> {
     let raw = pages.as_flattened();
     let packed = lz4_flex::block::compress(raw);
@@ -437,7 +436,7 @@ pub(crate) fn put_unit(bytes: &mut Vec<u8>, pages: &[Block]) -> std::ops::Range<
     put_packed(bytes, pages.len() as u16, packing, stored)
 }
 
-/// Appends a unit that claims to be `pages` pages.
+/// Appends a unit that claims to hold `pages` pages.
 pub(crate) fn put_packed(
     bytes: &mut Vec<u8>,
     pages: u16,
@@ -589,8 +588,8 @@ fn header(machine: &Machine, first: u64, end: u64, chunks: u64) -> Header {
     header
 }
 
-/// Makes of a closed dump what is there when the machine stops in the middle: the front header as it was at
-/// the beginning, and of the other blocks those of which `kept` says so.
+/// Turns a closed dump into what is left when the machine stops in the middle: the front header as it was at
+/// the beginning, and those of the other blocks that `kept` selects.
 pub(crate) fn stop_in_the_middle(disk: &mut [u8], written: &Written, kept: impl Fn(u64) -> bool) {
     let mut front = Header::parse(block(disk, written.first), Kind::Front).unwrap().clone();
     front.status = (Status::InProgress as u32).into();

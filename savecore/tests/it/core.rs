@@ -50,7 +50,7 @@ impl<'d> Core<'d> {
             bytes.get(inside as usize..(inside + length) as usize).map(<[u8]>::to_vec)
         });
         let first = hits.next();
-        // Whatever segments say about an address, they say the same.
+        // Segments that have the same address have the same bytes there.
         assert!(hits.all(|other| Some(other) == first));
         first
     }
@@ -109,9 +109,9 @@ struct Kernel {
     entries: fn(u64) -> [u64; 3],
     /// Control registers, with the topmost table in a page.
     control: fn(u64) -> [u64; 8],
-    /// What gdb calls the architecture, and the program counter; and where that stands among the registers.
+    /// gdb's names for the architecture and the program counter, and the latter's index among the registers.
     gdb: (&'static str, &'static str, usize),
-    /// Bytes of an NT_PRSTATUS note, and registers in it.
+    /// Bytes of an NT_PRSTATUS note, and number of registers in it.
     prstatus: (usize, usize),
 }
 
@@ -162,12 +162,12 @@ fn mapped(kernel: &Kernel) -> Machine {
     let (small, large) = kernel.tops;
     machine.pages.insert(0x100, table(&[(small, to(0x101)), (large, to(0x104))]));
     if kernel.arch == Arch::X86_64 {
-        // One level more.
+        // One more level.
         machine.pages.insert(0x101, table(&[(0, to(0x102))]));
         machine.pages.insert(0x104, table(&[(510, to(0x105))]));
     } else {
         machine.pages.insert(0x100, table(&[(small, to(0x102)), (large, to(0x105))]));
-        // Used on aarch64 alone, whose lower half has tables of its own: the first GiB of memory at 1 GiB.
+        // Used only on aarch64, whose lower half has tables of its own: the first GiB of memory at 1 GiB.
         machine.pages.insert(0x101, table(&[(1, (kernel.entries)(0)[2])]));
         machine.pages.insert(0x104, Page::of(1));
     }
@@ -209,7 +209,7 @@ fn virtual_segments_show_what_the_page_tables_map_and_nothing_else() {
         // Pages 16-19, 21-25 and 27-31 by small pages; 16-25, 27-31, 0x100-0x105 by the large one.
         let (segments, tables) = match kernel.arch {
             Arch::X86_64 => (6, 6),
-            // The same by the lower half's.
+            // The lower half's tables add the same ranges again.
             Arch::Aarch64 => (9, 5),
             Arch::Riscv64 => (6, 4),
         };
@@ -299,7 +299,7 @@ fn without_headers_and_notes_no_architecture_is_made_up() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("core.elf");
     fs::write(&path, &core).unwrap();
-    // gdb takes the architecture that it is told, or the kernel's own.
+    // gdb takes the architecture that it is told, or that of the kernel file.
     let Page::Data(bytes) = &machine.pages[&2] else { unreachable!() };
     let word = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
     let core = format!("core-file {}", path.display());
@@ -419,7 +419,7 @@ fn more_segments_than_an_elf_header_can_count_are_counted_elsewhere() {
     machine.pages.insert(69_999 * 2, Page::of(1));
     machine.log.clear();
     let mut disk = partition(2000);
-    // The memory map would not fit one chunk of notes; it is not what is tested.
+    // The memory map would not fit in one chunk of notes, and it is not what is tested.
     let pages = std::mem::take(&mut machine.pages);
     for (index, part) in pages.into_iter().collect::<Vec<_>>().chunks(7000).enumerate() {
         machine.pages = part.iter().cloned().collect();
@@ -428,7 +428,7 @@ fn more_segments_than_an_elf_header_can_count_are_counted_elsewhere() {
         let at = partition::scan(&disk).unwrap().free;
         write_dump(&mut disk, at, &machine);
     }
-    // All of that as one dump: same nonce, and a single pair of headers.
+    // All of them as one dump: same nonce, and a single pair of headers.
     let merged = merge(&disk);
     let (core, written) = core_of(&merged);
     assert_eq!(written.physical_segments, 70_000);
@@ -440,7 +440,7 @@ fn more_segments_than_an_elf_header_can_count_are_counted_elsewhere() {
     assert_eq!(core.physical(69_999 * 4096, 4096), None);
 }
 
-/// Takes the chunks of all dumps of a partition into one.
+/// Merges the chunks of all dumps on a partition into one dump, without the notes.
 fn merge(disk: &Vec<u8>) -> Vec<u8> {
     use dumpcore::format::chunk::{ChunkHeader, ChunkKind};
     use dumpcore::format::frame::{Kind, set_checksum};
@@ -482,7 +482,7 @@ fn merge(disk: &Vec<u8>) -> Vec<u8> {
     merged
 }
 
-/// Runs a tool and gives what it said on standard output and standard error.
+/// Runs a tool and returns its standard output and standard error.
 fn tool(name: &str, arguments: &[&str]) -> (String, String) {
     let output = Command::new(name)
         .args(arguments)
@@ -592,7 +592,7 @@ fn more_pages_than_a_file_can_hold_are_refused_by_name() {
         let mut disk = partition(chunks + 10);
         write_dump(&mut disk, 1, &machine);
         let mut header = (*partition::scan(&disk).unwrap().dumps[0].header).clone();
-        // Chunks without payload, each of which claims as many times 16 TiB of zeros as it has runs.
+        // Chunks without payload; each of their runs claims 16 TiB of zeros.
         for index in 0..chunks {
             let mut chunk = ChunkHeader::new();
             chunk.kind = (ChunkKind::Memory as u32).into();

@@ -1,4 +1,5 @@
-//! Dumps that were cut short or damaged give what is there, name what is not, and never anything wrong.
+//! Dumps that were cut short or damaged return what is there, name what is missing, and never return anything
+//! wrong.
 //!
 //! One file: a list of independent tests.
 
@@ -19,7 +20,7 @@ use crate::common::{
 use crate::core::Core;
 use crate::roundtrip::{expected, machine, pfns};
 
-/// Each page is as in the machine, or said to be unknown, or nothing is said of it.
+/// Each page is as in the machine, or reported as unknown, or not mentioned.
 pub(crate) fn assert_nothing_wrong(dump: &Dump<'_>, machine: &Machine) {
     for pfn in pfns() {
         let state = dump.read_page(pfn).unwrap();
@@ -31,7 +32,7 @@ pub(crate) fn assert_nothing_wrong(dump: &Dump<'_>, machine: &Machine) {
     }
 }
 
-/// Pages are known all of whose blocks are among those that are left.
+/// Every page is known if all of its blocks are left.
 pub(crate) fn assert_all_that_is_left(
     dump: &Dump<'_>,
     machine: &Machine,
@@ -73,7 +74,7 @@ fn assert_missing_is_named(dump: &Dump<'_>, machine: &Machine) {
             dump.missing().iter().any(|missing| (missing.pfn..missing.pfn + missing.count).contains(pfn));
         let lost = match dump.read_page(*pfn).unwrap() {
             PageState::Data(_) | PageState::Zero | PageState::Arena | PageState::LeftOut(_) => false,
-            // The arena is in the memory map too, and no loss.
+            // The arena is in the memory map, too, but is not a loss.
             PageState::Absent => machine.pages[pfn] != Page::Arena,
             _ => true,
         };
@@ -81,7 +82,7 @@ fn assert_missing_is_named(dump: &Dump<'_>, machine: &Machine) {
     }
 }
 
-/// [`Machine::small`], written in each of the ways there are.
+/// [`Machine::small`], written in every form.
 fn small_machines() -> Vec<Machine> {
     let forms = [(None, false), (Some(3), false), (None, true), (Some(8), true)];
     let form = |(unit_pages, encrypted): (Option<usize>, bool)| {
@@ -210,7 +211,7 @@ proptest! {
     ) {
         let mut disk = partition(300);
         write_dump(&mut disk, 1, &machine);
-        // Fields are damaged and checksums made right again, so that what the fields say is believed.
+        // Fields are damaged and checksums corrected, so that what the fields say is believed.
         for (place, value, action) in noise {
             let number = 1 + u64::from(place) % 299;
             let offset = (place / 299) as usize % 300;
@@ -294,7 +295,7 @@ fn with_both_headers_lost_what_lies_in_front_of_the_dump_is_not_freed_with_it() 
         let written = write_dump(&mut disk, 10, &machine);
         block_mut(&mut disk, written.end - 1).fill(0x55);
         block_mut(&mut disk, written.first).fill(0x55);
-        // Without its first chunk it is not known where the dump began.
+        // Without its first chunk, the start of the dump is unknown.
         let first = written.chunks[lost_chunks] - u64::from(lost_chunks == 0);
         for number in written.first + 1..written.chunks[lost_chunks] {
             block_mut(&mut disk, number).fill(0x66);
@@ -331,7 +332,7 @@ fn an_unproven_block_is_torn_within_the_window_and_foreign_behind_it() {
         let partition = partition::scan(&disk).unwrap();
         let found = &partition.dumps[0];
         let dump = Dump::open(&disk, &partition, found);
-        // A chunk whose header is gone proves nothing, and nor does its payload.
+        // A chunk whose header is gone proves nothing, and neither does its payload.
         if header && bad <= last {
             continue;
         }
@@ -341,7 +342,7 @@ fn an_unproven_block_is_torn_within_the_window_and_foreign_behind_it() {
         let foreign = dump.foreign().first().map(|foreign| (foreign.first, foreign.count));
         assert_eq!(foreign, (bad > proven + 4).then_some((bad, 1)), "block {bad}");
     }
-    // A run of bad blocks over the window's edge is told in two parts.
+    // A run of bad blocks across the window's edge is reported in two parts.
     let mut disk = whole.clone();
     stop_in_the_middle(&mut disk, &written, |number| number <= last);
     for number in last + 1..last + 11 {
@@ -489,7 +490,7 @@ fn a_dump_behind_a_label_that_cannot_be_read_is_seen_and_without_block_1_nobody_
     assert!(matches!(partition::waiting(&source, None), Err(Error::Read { block: 1, .. })));
 }
 
-/// A disk that fails after some writes, and one that has sectors that cannot be read.
+/// A disk that fails after some writes, and has sectors that cannot be read.
 struct Faulty {
     disk: Vec<u8>,
     writes_left: usize,
@@ -539,7 +540,7 @@ fn clearing_can_be_interrupted_after_any_write_and_finished_later() {
         assert_eq!(partition.dumps.len(), 1, "after {writes} writes");
         let found = &partition.dumps[0];
         assert_eq!((found.first, found.end), (1, written.end));
-        // Before the first write it waits as before; from then on it is known to be saved.
+        // Before the first write the dump waits as before; after it, it is known to be saved.
         assert_eq!(found.header.status() == Status::Saved, writes > 0);
         assert_eq!(partition.waiting().count(), usize::from(writes == 0));
         partition::clear(&mut source, &UUID, found, &mut ()).unwrap();

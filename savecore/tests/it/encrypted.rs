@@ -1,5 +1,5 @@
-//! Encrypted dumps: with the identity they are as any other, without it they are carried away as they are,
-//! and whatever was changed is not believed.
+//! Encrypted dumps: with the identity they are like any other, without it they are copied as they are, and
+//! nothing that was changed is believed.
 
 use dumpcore::format::checksum::block_sum;
 use dumpcore::format::chunk::{ChunkHeader, Run, RunKind, TAG_OFFSET};
@@ -31,7 +31,7 @@ fn dump_of(machine: &Machine) -> (Vec<u8>, Written, Partition) {
     (disk, written, partition)
 }
 
-/// Makes all checksums of a dump right again, as somebody would who has no key.
+/// Makes all checksums of a dump match again, as an attacker without the key would.
 fn mend(disk: &mut [u8], chunks: &[u64], headers: &[(u64, Kind)]) {
     for at in chunks {
         let mut header = ChunkHeader::of(block(disk, *at)).unwrap().clone();
@@ -55,7 +55,7 @@ fn put(disk: &mut [u8], at: u64, header: &ChunkHeader) {
     frame::set_checksum(slot);
 }
 
-/// The dump's content is as in the machine, to the last page, and nobody finds fault with it.
+/// Whether the dump's contents are as in the machine, to the last page, and no damage is reported.
 fn is_as_written(dump: &Dump<'_>, machine: &Machine) -> bool {
     !dump.is_damaged()
         && dump.facts().message == machine.message
@@ -250,7 +250,7 @@ fn chunks_cut_off_moved_or_from_another_dump_are_found_out_though_all_checksums_
         headers(&mut disk, end, kept as u64);
         assert_found_out(&disk, &format!("{kept} chunks kept"));
     }
-    // Two chunks of the same size in each other's place, with and without their numbers; one chunk twice.
+    // Two chunks of the same size swapped, with and without their numbers; one chunk twice.
     let sizes: Vec<u64> = (written.chunks.iter())
         .map(|at| u64::from(ChunkHeader::of(block(&disk, *at)).unwrap().payload_blocks.get()))
         .collect();
@@ -301,7 +301,7 @@ fn chunks_cut_off_moved_or_from_another_dump_are_found_out_though_all_checksums_
         }
         assert_found_out(&changed, &format!("replayed: {renamed}"));
     }
-    // The header from when the dump was begun, after which all chunks are: not whole, but no forgery.
+    // The header from the start of the dump, with all chunks after it: not whole, but not forged.
     let mut begun = disk.clone();
     stop_in_the_middle(&mut begun, &written, |number| number + 1 != written.end);
     let partition = partition::scan(&begun).unwrap();
@@ -393,8 +393,8 @@ fn an_ephemeral_key_with_which_nobody_can_agree_opens_nothing() {
     assert_nothing_wrong(&dump, &machine);
 }
 
-/// Whether a change at this offset of a whole block can change what is read: it is neither in what the tag
-/// does not cover and nobody uses.
+/// Whether a change at this offset of a whole block can change what is read: all except the bytes that the
+/// tag does not cover and that nobody uses.
 fn matters(block: &Block, offset: usize) -> bool {
     const TAG: usize = size_of::<Tag>();
     match Kind::of(block) {
@@ -453,7 +453,7 @@ proptest! {
             } else {
                 prop_assert!(dump.is_damaged() || is_as_written(&dump, &machine));
             }
-            // Who has no identity is told nothing wrong either, only less.
+            // Without the identity, a reader gets less, but nothing wrong.
             let blind = Dump::open(&disk, &partition, found);
             prop_assert_eq!(blind.pages().data, 0);
         }

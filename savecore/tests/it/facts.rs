@@ -13,7 +13,7 @@ use savecore::source::{Content, recognise};
 
 use crate::common::{Machine, block, block_mut, close, partition, write_dump};
 
-/// Makes a block one of another version of the format.
+/// Changes the format version of a block.
 fn set_version(disk: &mut [u8], number: u64, version: u32) {
     let block = block_mut(disk, number);
     block[VERSION_OFFSET..VERSION_OFFSET + 4].copy_from_slice(&version.to_le_bytes());
@@ -83,7 +83,7 @@ fn a_chunk_of_another_version_is_told_by_name() {
     assert_eq!(what, "format version 9; this savecore reads versions 3 to 4");
 }
 
-/// A header with numbers.
+/// Fills in a header's metrics.
 fn with_metrics(header: &mut Header) {
     let metrics = &mut header.metrics;
     for (index, phase) in metrics.phases.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! Many machines that store into one bucket, and the documentation page about that.
+//! Many machines that store dumps in one bucket, and the documentation page about that.
 
 // The store's own tests use all of it.
 #[allow(dead_code)]
@@ -31,7 +31,7 @@ const CRASHES: [Crash; 8] = [
     ("old-clock", "hobby 0.7.2", Trigger::Nmi, "NMI: I/O check", None),
 ];
 
-/// A machine of a fleet: its disk, and where its savecore keeps what outlasts a run.
+/// A machine of a fleet: its disk, and the state that its savecore keeps between runs.
 struct Member {
     folder: TempDir,
 }
@@ -172,7 +172,7 @@ fn the_query_in_the_docs_says_what_they_say_it_does() {
         |line: &'_ str| line.trim_matches('│').split('│').map(|cell| cell.trim().to_owned()).collect();
     let mut shown: Vec<Vec<String>> =
         block(&page, "text").lines().filter(|line| line.starts_with('│')).map(cells).collect();
-    // The line below the columns' names says their types.
+    // The line below the column names shows their types.
     shown.remove(1);
     assert_eq!(told, shown, "{}", String::from_utf8_lossy(&output.stderr));
 }

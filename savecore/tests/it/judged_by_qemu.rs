@@ -1,4 +1,4 @@
-//! QEMU writes cores too: what it and savecore make of the same registers must be the same, byte by byte.
+//! QEMU writes cores too: from the same registers, it and savecore must write the same bytes.
 
 use std::fs;
 use std::io::Write;
@@ -18,12 +18,12 @@ use crate::core::{Core, core_of};
 /// Offset of the registers in an NT_PRSTATUS note.
 const REGISTERS: usize = 112;
 
-/// A machine whose first CPU puts 0x100 + n into each general register n, and stays there.
+/// A machine whose first CPU puts 0x100 + n into each general register n, then loops.
 struct Guest {
     arch: Arch,
     qemu: &'static str,
     arguments: &'static [&'static str],
-    /// Where its program is.
+    /// Where its program begins.
     start: u64,
     program: Vec<u32>,
 }
@@ -60,7 +60,7 @@ impl Guest {
     }
 
     /// The values of all registers at the end, in the order of
-    /// [`CpuState`](dumpcore::format::note::CpuState), but for the processor's flags.
+    /// [`CpuState`](dumpcore::format::note::CpuState), except the processor's flags.
     fn registers(&self) -> Vec<u64> {
         match self.arch {
             Arch::Aarch64 => (0x100..=0x11e).chain([0x11e, self.end()]).collect(),
@@ -68,7 +68,7 @@ impl Guest {
         }
     }
 
-    /// QEMU's core of it, `patience` after its start.
+    /// QEMU's core of the guest, `patience` after its start.
     fn core(&self, folder: &Path, patience: Duration) -> Vec<u8> {
         let (program, core) = (folder.join("program"), folder.join("qemu.core"));
         fs::write(&program, self.program.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>())
@@ -107,7 +107,7 @@ fn registers_stand_where_qemu_puts_them_in_its_own_cores() {
     for guest in guests() {
         let folder = tempfile::tempdir().unwrap();
         let expected = guest.registers();
-        // A busy host may not have come to the end of the program yet.
+        // On a busy host, the program may not have finished yet.
         let judged = (0..6).find_map(|attempt| {
             let core = guest.core(folder.path(), Duration::from_millis(300 << attempt));
             let header = FileHeader64::<LE>::parse(&*core).unwrap();
@@ -142,7 +142,7 @@ fn registers_stand_where_qemu_puts_them_in_its_own_cores() {
         let (owner, kind, ours) = Core::parse(&core).notes().swap_remove(0);
         assert_eq!((owner.as_str(), kind), ("CORE", NT_PRSTATUS));
         assert_eq!(ours.len(), note.len());
-        // The last word says whether floating-point registers follow, which a dump does not have.
+        // The last word says whether floating-point registers follow. A dump has none.
         let end = note.len() - 8;
         assert_eq!(ours[REGISTERS..end], note[REGISTERS..end], "{:?}", guest.arch);
         assert_eq!(ours[end..], [0; 8]);

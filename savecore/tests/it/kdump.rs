@@ -1,4 +1,4 @@
-//! Compressed kdumps, read back by a reader of our own, and by libkdumpfile if it is there.
+//! Compressed kdumps, read back by our own reader, and by libkdumpfile if it is installed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -189,7 +189,7 @@ prop_compose! {
             let page = match kind {
                 0..3 => Page::of(seed),
                 3..5 => Page::dull(seed),
-                // Zeros that the dump does not mention.
+                // A zero page that the dump stores as data.
                 5 => Page::Data(Box::new([0; BLOCK_SIZE])),
                 6 => Page::Zero,
                 7 => Page::Unreadable,
@@ -235,7 +235,7 @@ fn the_header_says_which_machine_crashed() {
     }
 }
 
-/// Of each NT_PRSTATUS in the notes, the number of the CPU and the first register.
+/// The CPU number and the first register of each NT_PRSTATUS in the notes.
 fn registers(file: &File) -> Vec<(u64, u64)> {
     let (mut at, mut found) = (file.notes.start, Vec::new());
     while at < file.notes.end {
@@ -288,7 +288,7 @@ fn a_dump_that_ended_early_has_lost_the_rest_of_the_memory() {
     let mut machine = Machine::small();
     let disk = dumped(&machine);
     let whole = File::read(save(&machine, &disk, Compression::Zlib, 1).0);
-    // Chunks of memory from some place on were never written.
+    // The memory chunks from some point on were never written.
     let mut disk = partition(400);
     machine.incomplete = Incomplete::Budget;
     let written = write_dump(&mut disk, 1, &machine);
@@ -339,8 +339,8 @@ fn a_dump_that_claims_memory_without_end_is_refused_at_once() {
     assert!(file.is_empty());
 }
 
-/// What libkdumpfile's Python binding reads of a file: for each page named on standard input, its hexadecimal
-/// bytes or why there are none. Gives `None` if the binding is not installed.
+/// What libkdumpfile's Python binding reads from a file: for each page named on standard input, its bytes in
+/// hexadecimal or why there are none. Returns `None` if the binding is not installed.
 fn libkdumpfile(path: &std::path::Path, pfns: &[u64]) -> Option<Vec<String>> {
     const SCRIPT: &str = "
 import sys
@@ -370,7 +370,7 @@ os._exit(0)
         .ok()?;
     let mut input = child.stdin.take().unwrap();
     let lines: String = pfns.iter().map(|pfn| format!("{pfn}\n")).collect();
-    // A reader without the binding does not take it.
+    // Without the binding, the reader may end before it reads this.
     let _ = input.write_all(lines.as_bytes());
     drop(input);
     let output = child.wait_with_output().unwrap();
@@ -405,7 +405,7 @@ fn libkdumpfile_reads_every_page_of_a_kernel_of_any_kind() {
                         assert_eq!(*told, hex, "page {pfn} {arch:?} {compression:?}");
                     }
                     Told::LeftOut => assert_eq!(told, "NoDataException", "page {pfn}"),
-                    // It does not support lost pages, and takes their entries for damage.
+                    // libkdumpfile does not support lost pages, and takes their entries for damage.
                     Told::Lost => assert_eq!(told, "CorruptException", "page {pfn}"),
                 }
             }
@@ -415,7 +415,7 @@ fn libkdumpfile_reads_every_page_of_a_kernel_of_any_kind() {
 
 #[test]
 fn memory_far_above_64_tib_is_in_a_file_whose_bitmaps_are_holes() {
-    // Where a Grace Hopper has its GPU's memory.
+    // Where a Grace Hopper maps its GPU's memory.
     let far = 0x4200_0000_0000 / BLOCK_SIZE as u64;
     let mut machine = Machine::small();
     for pfn in [far, far + 9, (1 << 36) - 1] {
@@ -430,7 +430,7 @@ fn memory_far_above_64_tib_is_in_a_file_whose_bitmaps_are_holes() {
     let metadata = file.as_file().metadata().unwrap();
     assert!(metadata.len() > 16 << 30, "two bitmaps of 8 GiB");
     assert!(metadata.blocks() * 512 < 4 << 20, "{} blocks are written", metadata.blocks());
-    // The sub header's own number, for the header's has 32 bits only.
+    // The sub header's own number, because the header's has only 32 bits.
     let mut number = [0; 8];
     file.as_file().read_exact_at(&mut number, 4096 + 96).unwrap();
     assert_eq!(u64::from_le_bytes(number), 1 << 36);

@@ -1,4 +1,4 @@
-//! The pattern is laid where it belongs, in the order that an interruption needs, and nowhere else.
+//! The pattern is written where it belongs and nowhere else, in an order that survives an interruption.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use savecore::source::{Progress, Source};
 
 use crate::common::{Machine, Page, UUID, block, partition, write_dump};
 
-/// A disk that notes what is written, and when it is made safe.
+/// A disk that records its writes and syncs.
 struct Noted {
     disk: Vec<u8>,
     /// First block and number of each write; `None` for a sync.
@@ -37,7 +37,7 @@ impl Source for Noted {
     }
 }
 
-/// Adds up what it hears.
+/// Adds up the progress that it is told.
 #[derive(Default)]
 struct Sum {
     total: u64,
@@ -58,7 +58,7 @@ impl Progress for Sum {
     }
 }
 
-/// A machine whose dump has this many blocks and some.
+/// A machine whose dump has this many blocks and a few more.
 fn machine(pages: u64) -> Machine {
     let mut machine = Machine { chunk_pages: 128, ..Machine::new() };
     machine.pages.extend((0..pages).map(|pfn| (pfn, Page::of(pfn))));
@@ -77,10 +77,11 @@ fn a_harvest_lays_the_pattern_over_the_blocks_of_the_dump_alone_and_its_front_la
         let mut sum = Sum::default();
         partition::clear(&mut noted, &UUID, &found, &mut sum).unwrap();
         assert_eq!(sum.done, found.blocks());
-        // First it is noted that it was saved, and where it ends.
+        // The first write marks the dump as saved, and records where it ends.
         let (mark, steps) = noted.steps.split_first_chunk::<2>().unwrap();
         assert_eq!(*mark, [Some((found.first, 1)), None]);
-        // The front header in two steps, so that it is never torn into something that a kernel would refuse.
+        // The front header is overwritten in two steps, so that it is never torn into something that a kernel
+        // would refuse.
         let (front, steps) = steps.split_last_chunk::<5>().map(|(steps, front)| (front, steps)).unwrap();
         assert_eq!(*front, [None, Some((found.first, 1)), None, Some((found.first, 1)), None]);
         let mut end = found.end;

@@ -1,5 +1,5 @@
-//! A Linux of files: sysfs and procfs as a kernel lays them out, files in place of devices, and the diskdump
-//! module's folder.
+//! A Linux made of files: sysfs and procfs as a kernel lays them out, files in place of devices, and the
+//! diskdump module's folder.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -59,8 +59,7 @@ impl Linux {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Adds a device in the folder `place` of sysfs, which has its disk's folder in front if it is a
-    /// partition.
+    /// Adds a device as the folder `place` of sysfs; a partition's folder is inside its disk's.
     pub(crate) fn device(&self, place: &str, number: (u32, u32), bytes: &[u8]) {
         let name = place.rsplit('/').next().unwrap();
         let at = |file: &str| format!("sys/devices/{place}/{file}");
@@ -78,7 +77,7 @@ impl Linux {
         .unwrap();
     }
 
-    /// Adds a partition of a disk that was added, which begins at a byte of it.
+    /// Adds a partition of a disk that was added before; it begins at byte `start` of the disk.
     pub(crate) fn partition(&self, place: &str, number: (u32, u32), start: usize, bytes: &[u8]) {
         let index = place.rsplit(|character: char| !character.is_ascii_digit()).next().unwrap();
         self.file(&format!("sys/devices/{place}/partition"), format!("{index}\n"));
@@ -86,12 +85,12 @@ impl Linux {
         self.device(place, number, bytes);
     }
 
-    /// Makes the partitions with this uuid its own.
+    /// Makes the partitions with this uuid this machine's own.
     pub(crate) fn owns(&self, uuid: uuid::Uuid) {
         self.file("var/lib/savecore/partitions", format!("{uuid}\n"));
     }
 
-    /// The module's status.
+    /// Sets the module's state, reason and status.
     pub(crate) fn module(&self, state: &str, reason: &str, status: &str) {
         for (name, text) in [
             ("state", format!("{state}\n")),
@@ -102,15 +101,15 @@ impl Linux {
         }
     }
 
-    /// From now on the kernel rejects writes to this file of its own.
+    /// From now on the kernel rejects writes to this file.
     pub(crate) fn refuses(&self, name: &str) {
         let path = self.path(name);
         fs::remove_file(&path).unwrap();
-        // Whatever is written there fails, with "No space left on device".
+        // Every write to it fails with "No space left on device".
         symlink("/dev/full", path).unwrap();
     }
 
-    /// Whether a crash kernel is loaded, and whether it waits.
+    /// Sets whether a crash kernel is loaded, and whether it lets the panic notifiers run first.
     pub(crate) fn kdump(&self, loaded: bool, waits: &str) {
         self.file("sys/kernel/kexec_crash_loaded", format!("{}\n", u8::from(loaded)));
         self.file("sys/module/kernel/parameters/crash_kexec_post_notifiers", format!("{waits}\n"));

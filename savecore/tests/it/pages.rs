@@ -13,7 +13,7 @@ use savecore::{Error, partition};
 use crate::common::{Encrypt, Machine, Page, UUID, partition, write_dump};
 use crate::roundtrip::known;
 
-/// A file in memory, for one who keeps to what is said of a [`Sink`].
+/// A file in memory that checks that its writer keeps the rules of [`Sink`].
 #[derive(Default)]
 struct Strict {
     bytes: Vec<u8>,
@@ -53,7 +53,7 @@ impl Sink for Strict {
     }
 }
 
-/// Memory in stretches, with chunks as large as real ones, in several passes.
+/// Memory in stretches, with chunks as large as real ones, written in several passes.
 fn machine() -> impl Strategy<Value = Machine> {
     let stretch = (1_u64..500, 0_u64..40, 0..4_u32);
     let stretches = prop::collection::vec(stretch, 1..8);
@@ -189,7 +189,7 @@ fn a_medium_that_gives_other_bytes_than_before_is_found_out() {
                 }
                 Err(error) => panic!("{error}"),
             }
-            // Single pages say the same.
+            // Reads of single pages fail, too.
             for pfn in needed {
                 dump.read_page(pfn).unwrap_err();
             }

@@ -76,7 +76,7 @@ pub(crate) fn known(page: Option<&Page>) -> Option<Vec<u8>> {
     }
 }
 
-/// Pages that should be in a dump and are not.
+/// Pages that should be in a dump but are missing.
 pub(crate) fn missing_from_the_start(machine: &Machine) -> u64 {
     let is_missing = |page: &&Page| matches!(page, Page::Unreadable | Page::Faulted);
     machine.pages.values().filter(is_missing).count() as u64

@@ -1,5 +1,5 @@
-//! Where dumps come from: partition tables, devices found by their labels, locks, and targets taken for
-//! writing late.
+//! Where dumps come from: partition tables, devices found by their labels, locks, and targets that become
+//! writable later.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -32,8 +32,8 @@ fn put(disk: &mut [u8], sector: u64, bytes: &[u8]) {
 const LINUX: u8 = 0x83;
 const EXTENDED: u8 = 0x0f;
 
-/// A DOS disk: primaries 1 and 3, an extended partition with logical ones 5 and 6, their tables as every tool
-/// lays them. Sectors of each: 1 from 64, 3 from 256, 5 from 1032, 6 from 1240.
+/// A DOS disk: primary partitions 1 and 3, and an extended partition with logical ones 5 and 6, whose tables
+/// are laid out as every tool does. They begin at these sectors: 1 at 64, 3 at 256, 5 at 1032, 6 at 1240.
 pub(crate) fn dos_disk() -> Vec<u8> {
     let mut disk = vec![0xa5; 2048 * SECTOR];
     disk[..SECTOR].fill(0);
@@ -69,7 +69,7 @@ fn open(path: &Path, partition: Option<&str>) -> Result<Target, Error> {
     Target::open(path, partition, Access::Read)
 }
 
-/// The first byte on the disk of the partition that is meant.
+/// The first byte on the disk of the partition that `wanted` names.
 fn start(path: &Path, wanted: &str) -> Result<u64, Error> {
     find_partition(&File::open(path).unwrap(), "disk", wanted).map(|slot| slot.start)
 }
@@ -131,7 +131,7 @@ fn a_guid_table_counts_whatever_the_dos_table_in_front_of_it_says() {
     assert_eq!(start(&hybrid, "dump").unwrap(), 1000 * 512);
     assert_eq!(start(&hybrid, "2").unwrap(), 1000 * 512);
 
-    // Without its first header, the one at the end has the same contents; without both, nothing is made up.
+    // Without the first header, the one at the end is used; without both, nothing is made up.
     put(&mut disk, 1, &[0; SECTOR]);
     let headless = folder.file("headless", &disk);
     assert_eq!(start(&headless, "dump").unwrap(), 1000 * 512);
@@ -145,7 +145,7 @@ fn a_guid_table_counts_whatever_the_dos_table_in_front_of_it_says() {
 fn a_label_is_believed_before_what_looks_like_a_partition_table() {
     let folder = Folder::new();
     let mut disk = formatted(50);
-    // After the label, where a GUID table for sectors of 4096 bytes is.
+    // After the label, where a GUID table for sectors of 4096 bytes would be.
     block_mut(&mut disk, 1)[..8].copy_from_slice(b"EFI PART");
     let target = open(&folder.file("partition", &disk), None).unwrap();
     assert_eq!(target.blocks(), 50);
@@ -200,8 +200,8 @@ fn partitions_that_overlap_or_reach_beyond_the_end_are_refused_and_the_others_ar
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever a table says, what can be opened lies inside the disk, at a block's beginning, and over
-    /// nothing else.
+    /// Whatever a table says, a partition that can be opened lies inside the disk, begins at a block
+    /// boundary, and overlaps no other.
     #[test]
     fn a_hostile_dos_table_gives_an_error_or_partitions_inside_the_disk(
         entries in prop::collection::vec(
@@ -220,7 +220,7 @@ proptest! {
         let folder = Folder::new();
         let path = folder.file("disk", &disk);
         let mut usable = Vec::new();
-        // Five tables have room for at most 20 logical ones.
+        // Five tables have room for at most 20 logical partitions.
         for number in 1..30_u32 {
             let Ok(slot) = find_partition(&File::open(&path).unwrap(), "disk", &number.to_string()) else { continue };
             prop_assert!(slot.start + slot.length <= sectors * 512);
@@ -254,8 +254,7 @@ impl System {
         System { folder, roots }
     }
 
-    /// Adds a device in the folder `place` of sysfs, which has its disk's folder in front if it is a
-    /// partition.
+    /// Adds a device as the folder `place` of sysfs; a partition's folder is inside its disk's.
     fn device(&self, place: &str, number: (u32, u32), bytes: &[u8]) {
         let name = place.rsplit('/').next().unwrap();
         let at = |file: &str| format!("sys/devices/{place}/{file}");
@@ -291,10 +290,10 @@ fn every_partition_and_disk_with_a_label_is_found_and_nothing_else() {
     system.device("loop1", (7, 1), b"");
     system.device("fd0", (2, 0), &formatted(60));
     system.device("sdb", (8, 16), &other_version);
-    // Of these another device is made.
+    // This one is part of another device.
     system.device("sdc", (8, 32), &formatted(60));
     system.folder.file("sys/devices/sdc/holders/dm-0", b"");
-    // Nobody made a node of this one, and this one is gone half way.
+    // sdd has no device node, and sde disappears halfway.
     system.device("sdd", (8, 48), &formatted(60));
     fs::remove_file(system.roots.dev.join("sdd")).unwrap();
     system.device("sde", (8, 64), &formatted(60));
@@ -338,12 +337,12 @@ fn a_target_is_read_until_something_is_written_and_then_it_must_be_the_same_one(
     target.make_writable().unwrap();
     target.make_writable().unwrap();
     target.write(1, &[[7; BLOCK_SIZE]]).unwrap();
-    // The lock is still the one from the beginning.
+    // The lock is the one from the beginning.
     assert!(matches!(open(&path, None), Err(Error::Locked { .. })));
     drop(target);
     assert_eq!(fs::read(&path).unwrap()[BLOCK_SIZE], 7);
 
-    // Another file under the name; and the same one with another label.
+    // Another file under the same name; then the same file with another label.
     let mut target = Target::open(&path, None, Access::Harvest).unwrap();
     fs::rename(&path, folder.0.path().join("elsewhere")).unwrap();
     fs::write(&path, &disk).unwrap();
@@ -352,7 +351,7 @@ fn a_target_is_read_until_something_is_written_and_then_it_must_be_the_same_one(
     assert!(matches!(target.make_writable(), Err(Error::ReadOnly { .. })));
     assert!(target.write(1, &[[0; BLOCK_SIZE]]).is_err());
 
-    // What may only be read stays so.
+    // A target opened for reading stays read-only.
     let path = folder.file("partition", &disk);
     let mut target = open(&path, None).unwrap();
     assert!(matches!(target.make_writable(), Err(Error::ReadOnly { .. })));

@@ -13,7 +13,7 @@ use crate::core::Core;
 use crate::damage::{assert_core_agrees, assert_nothing_wrong};
 use crate::roundtrip::{expected, known, machine, missing_from_the_start, pfns};
 
-/// Partitions with a dump striped over them, from these blocks on.
+/// Partitions with a dump striped over them; each stripe begins at its block in `firsts`.
 fn striped(machine: &Machine, firsts: &[u64]) -> (Vec<Vec<u8>>, Vec<Written>) {
     let mut disks: Vec<Vec<u8>> = firsts.iter().map(|_| partition(400)).collect();
     for (number, (disk, first)) in disks.iter_mut().zip(firsts).enumerate() {
@@ -29,7 +29,7 @@ fn striped(machine: &Machine, firsts: &[u64]) -> (Vec<Vec<u8>>, Vec<Written>) {
 fn fill_up(disk: &mut Vec<u8>, first: u64, number: u64) {
     if first > 1 {
         let mut machine = Machine { nonce: 1000 + number, log: String::new(), ..Machine::new() };
-        // Front header, notes and their header, a chunk's header, and the back header.
+        // Front header, notes and their chunk header, a memory chunk's header, and the back header.
         for pfn in 0..first - 6 {
             machine.pages.insert(pfn, Page::of(pfn));
         }
@@ -151,7 +151,7 @@ fn a_stripe_that_is_damaged_or_unfinished_makes_the_dump_so() {
         assert_eq!(Report::new(&dump).status, "unfinished");
         assert_nothing_wrong(&dump, &machine);
 
-        // Without its headers its stripe is unknown, but its chunks tell where they belong.
+        // Without its headers, a partition's stripe number is unknown, but its chunks say where they belong.
         let mut changed = disks.clone();
         block_mut(&mut changed[stripe], written[stripe].first).fill(3);
         block_mut(&mut changed[stripe], written[stripe].end - 1).fill(3);

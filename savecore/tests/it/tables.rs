@@ -1,5 +1,5 @@
-//! Partition tables of all kinds, judged by a model of Linux' rules that was written apart from the code
-//! under test, from what block/partitions/{core,efi,msdos}.c do.
+//! Partition tables of all kinds, judged by a model of Linux's rules. The model was written independently of
+//! the code under test, from block/partitions/{core,efi,msdos}.c.
 //!
 //! One file: the model and the tables that it judges.
 
@@ -37,7 +37,7 @@ pub(crate) struct Entry {
     pub(crate) count: u32,
 }
 
-/// Writes an entry of the DOS table that stands at a byte.
+/// Writes an entry of the DOS table at byte `table`.
 pub(crate) fn put_entry(disk: &mut [u8], table: usize, index: usize, entry: Entry) {
     let at = table + 446 + 16 * index;
     disk[at..at + 16].fill(0);
@@ -47,7 +47,7 @@ pub(crate) fn put_entry(disk: &mut [u8], table: usize, index: usize, entry: Entr
     disk[table + 510..table + 512].copy_from_slice(&MAGIC);
 }
 
-/// Lays the first sector of a disk anew.
+/// Writes a DOS table into the first sector of a disk, which is wiped first.
 pub(crate) fn put_dos(disk: &mut [u8], entries: &[Entry]) {
     disk[..512].fill(0);
     disk[440..444].copy_from_slice(&SIGNATURE.to_le_bytes());
@@ -57,12 +57,12 @@ pub(crate) fn put_dos(disk: &mut [u8], entries: &[Entry]) {
     }
 }
 
-/// The GUID of the partition in an entry, as it is printed: all of its bytes are alike.
+/// The GUID of an entry's partition. All of its bytes are equal, so their order does not matter.
 fn guid(index: usize) -> [u8; 16] {
     [index as u8 + 1; 16]
 }
 
-/// Lays a GUID table, at both ends of the disk, without what protects it.
+/// Writes a GUID table at both ends of the disk, without the protective DOS table.
 pub(crate) fn put_guid(disk: &mut [u8], sector: usize, parts: &[Part]) {
     const ENTRIES: usize = 128;
     let mut entries = vec![0; ENTRIES * 128];
@@ -102,13 +102,13 @@ pub(crate) fn put_guid(disk: &mut [u8], sector: usize, parts: &[Part]) {
 /// What Linux shows of a disk.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Shown {
-    /// Whether the GUID table is what it took.
+    /// Whether it took the GUID table.
     is_guid: bool,
-    /// Whether an entry keeps it from taking anything but a GUID table.
+    /// Whether a protective entry keeps it from taking a DOS table.
     is_protected: bool,
-    /// Partitions by number, in bytes; a last one that reaches beyond the end is cut there.
+    /// Partitions by number, in bytes; one that reaches beyond the end is cut there.
     partitions: BTreeMap<u32, Range<u64>>,
-    /// Those that were cut.
+    /// The partitions that were cut.
     cut: Vec<u32>,
 }
 
@@ -152,7 +152,7 @@ impl Shown {
         shown
     }
 
-    /// efi.c, of the first copy only: the other is not taken without the word `gpt` on the command line.
+    /// efi.c, first copy only: Linux takes the other one only with `gpt` on the command line.
     fn take_guid(&mut self, disk: &[u8], sector: u64) {
         let last = disk.len() as u64 / sector - 1;
         let at = sector;
@@ -270,7 +270,7 @@ fn opened(path: &Path, number: u32, sector: u64, access: Access) -> Option<Targe
     Target::open_as(path, Some(&number.to_string()), &reading, access).ok()
 }
 
-/// What is laid over a disk, in units of 4096 bytes, which are sectors of 4096 bytes or groups of 512.
+/// The layout of a disk, in units of 4096 bytes: one sector of 4096 bytes, or eight of 512.
 #[derive(Clone, Debug)]
 struct Plot {
     sector: u64,
@@ -317,7 +317,7 @@ impl Plot {
         extended.map(|(_, _, range)| bytes(range))
     }
 
-    /// Where tables of logical partitions may have been laid.
+    /// Where there may be tables of logical partitions.
     fn tables(&self) -> Vec<u64> {
         let mut tables = Vec::new();
         for container in self.containers() {
@@ -334,7 +334,7 @@ impl Plot {
     fn lay(&self) -> Vec<u8> {
         let mut disk = vec![0; BLOCKS as usize * BLOCK_SIZE];
         let per = BLOCK_SIZE as u64 / self.sector;
-        // Some begin within a block, if sectors allow it.
+        // Some begin within a block, if sectors are smaller than blocks.
         let odd = u64::from(self.odd == 0 && per > 1);
         if !self.guid.is_empty() {
             let names = ["one", "two", "three", "four", "five"];
@@ -391,8 +391,9 @@ fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// savecore and kernels take each partition where Linux shows it, or not at all; and what Linux shows,
-    /// and is nobody else's, can be had. Formatting one changes no byte outside of it.
+    /// savecore and kernels take each partition where Linux shows it, or not at all. What Linux shows can be
+    /// opened, unless something else claims the same blocks. Formatting a partition changes no byte outside
+    /// of it.
     #[test]
     fn a_partition_is_where_linux_has_it_or_it_is_refused(plot in plot()) {
         let disk = plot.lay();
@@ -400,8 +401,8 @@ proptest! {
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let path = folder.path().join("disk");
         fs::write(&path, &disk).unwrap();
-        // What Linux would take with the word `gpt` on its command line: the other copy, or one of a disk
-        // that has been cut.
+        // Linux would take a GUID table only with `gpt` on its command line: the other copy, or that of a
+        // disk that was cut short.
         let is_beyond = shown.is_protected && !shown.is_guid;
         let mut formatted = false;
         for number in 1..=12 {
@@ -414,7 +415,8 @@ proptest! {
                 prop_assert_eq!(found.end, place.end - (place.end - place.start) % 4096);
             }
             if let (Some(place), None) = (place, &found) {
-                // What Linux does not show, since it reaches beyond the end, is in the table all the same.
+                // A partition that reaches beyond the end is in the table, even though Linux does not show
+                // it.
                 let hidden = plot.guid.iter().zip(1..).filter(|(_, other)| shown.is_guid && *other != number);
                 let over = shown.partitions.iter().any(|(other, at)| *other != number && overlap(at, place))
                     || hidden.map(|(range, _)| bytes(range)).any(|at| overlap(&at, place));
@@ -450,8 +452,8 @@ proptest! {
         }
     }
 
-    /// Any bytes where tables stand, with sums that fit or not: nothing panics, and what is opened lies on
-    /// the disk.
+    /// Any bytes in place of tables, with checksums that match or not: nothing panics, and what is opened
+    /// lies on the disk.
     #[test]
     fn any_bytes_give_an_error_or_a_partition_on_the_disk(
         pieces in prop::collection::vec((0_usize..60, prop::collection::vec(any::<u8>(), 512)), 1..8),

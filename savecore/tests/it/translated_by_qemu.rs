@@ -15,10 +15,10 @@ use dumpcore::format::note::CpuState;
 use savecore::corefile::pagetable::{Mapping, Paging, walk};
 use zerocopy::FromZeros;
 
-/// Where the tables are, after the beginning of memory; each has 64 KiB.
+/// Where the tables are, as an offset in memory; each has 64 KiB.
 const TABLES: u64 = 0x10_0000;
 const TABLE: u64 = 0x1_0000;
-/// Tables of a level.
+/// Tables per level.
 const OF_A_LEVEL: u64 = 3;
 
 /// A machine with page tables.
@@ -28,16 +28,16 @@ struct Guest {
     qemu: &'static str,
     arguments: &'static [&'static str],
     ram: u64,
-    /// Where the program is to be.
+    /// Where the program goes.
     start: u64,
     /// Bits of a page's size, and bits of a virtual address.
     page_bits: u32,
     bits: u32,
     /// The highest level at which entries may map blocks. QEMU 7.2 maps them above it too, on aarch64.
     blocks: u32,
-    /// Whether the upper bits of an address are ones: always, never, or as the highest translated one.
+    /// Whether the upper bits of an address are ones: always, never, or like the highest translated bit.
     upper: Option<bool>,
-    /// Control registers with the topmost table at this address.
+    /// Control registers that point to the topmost table at this address.
     control: fn(u64) -> [u64; 8],
     /// An entry that points to a table, or maps a page or a larger block, with random bits that have no
     /// effect.
@@ -86,8 +86,9 @@ impl Guest {
         indices
     }
 
-    /// Random tables, from [`TABLES`] on; the topmost is number 0 of the highest level. Only the first and
-    /// the last entry of each point to others, so that none is met so often that savecore leaves it out.
+    /// Random tables from [`TABLES`] on; the topmost is number 0 of the highest level. Only the first and the
+    /// last entry of each point to others, so that savecore does not reach any table so often that it leaves
+    /// it out.
     fn tables(&self, seed: u64) -> Vec<u8> {
         let mut number = numbers(seed);
         let mut image = vec![0; ((u64::from(self.levels()) + 1) * OF_A_LEVEL * TABLE) as usize];
@@ -148,7 +149,7 @@ impl Guest {
         found
     }
 
-    /// Machine code that loads the control registers and stays, with or without faults.
+    /// Machine code that loads the control registers, then loops, with or without faults.
     fn program(&self, control: [u64; 8]) -> Vec<u8> {
         let code: Vec<u32> = match self.arch {
             Arch::Aarch64 => vec![
@@ -172,15 +173,15 @@ impl Guest {
                 0x0000_0517,
                 0x0405_3283,
                 0x1802_9073,
-                // All memory is for supervisor mode: li t1, -1; csrw pmpaddr0, t1; csrw medeleg, t1; li t1,
+                // Supervisor mode may use all memory: li t1, -1; csrw pmpaddr0, t1; csrw medeleg, t1; li t1,
                 // 31; csrw pmpcfg0, t1
                 0xfff0_0313,
                 0x3b03_1073,
                 0x3023_1073,
                 0x01f0_0313,
                 0x3a03_1073,
-                // To supervisor mode, at the last instruction: ld t1, 72(a0); csrw mstatus, t1; addi t1, a0,
-                // 60; csrw mepc, t1; csrw stvec, t1; mret; nop; j .
+                // Enters supervisor mode at the last instruction: ld t1, 72(a0); csrw mstatus, t1; addi t1,
+                // a0, 60; csrw mepc, t1; csrw stvec, t1; mret; nop; j .
                 0x0485_3303,
                 0x3003_1073,
                 0x03c5_0313,
@@ -198,7 +199,7 @@ impl Guest {
         bytes
     }
 
-    /// What QEMU's processor makes of the addresses, `patience` after its start.
+    /// How QEMU's processor translates the addresses, `patience` after its start.
     fn translate(&self, folder: &Path, addresses: &[u64], patience: Duration) -> Vec<Option<u64>> {
         let loader = |name: &str, address: u64| {
             format!("loader,file={},addr={address:#x},force-raw=on", folder.join(name).display())
@@ -217,7 +218,7 @@ impl Guest {
         commands.extend(addresses.iter().map(|address| format!("gva2gpa {address:#x}\n")));
         commands.push_str("quit\n");
         let mut monitor = qemu.stdin.take().unwrap();
-        // QEMU's answers must be read while it is asked.
+        // QEMU's answers must be read while the questions are written.
         let asked = std::thread::spawn(move || monitor.write_all(commands.as_bytes()));
         let output = qemu.wait_with_output().unwrap();
         asked.join().unwrap().unwrap();
@@ -248,7 +249,7 @@ fn riscv64(name: &'static str, bits: u32, control: fn(u64) -> [u64; 8]) -> Guest
             let ppn = address >> 12 & 0xfff_ffff_ffff;
             match entry {
                 Entry::Table => ppn << 10 | random >> 9 & 0x300 | 1,
-                // One in four is of 64 KiB, and one in eight of those of a reserved size.
+                // One in four is a 64 KiB page, and one in eight of those has a reserved size.
                 Entry::Page if random.is_multiple_of(4) => {
                     let size = if random.is_multiple_of(32) { 4 } else { 8 };
                     1 << 63 | (ppn & !0xf | size) << 10 | 0xc3
@@ -262,7 +263,7 @@ fn riscv64(name: &'static str, bits: u32, control: fn(u64) -> [u64; 8]) -> Guest
     }
 }
 
-/// Attributes of aarch64 that any page may have; the processor has used it, and the kernel may read it.
+/// Attributes that any aarch64 page may have; its access flag is set, and the kernel may read it.
 fn attributes(random: u64) -> u64 {
     random & 0x0060_0000_0000_0880 | 0x400
 }
@@ -299,7 +300,7 @@ fn entry48(entry: Entry, address: u64, random: u64) -> u64 {
     }
 }
 
-/// An entry with an address of 52 bits, with the upper ones in the low bits.
+/// An entry with an address of 52 bits, whose upper bits are in the low bits.
 fn entry52(entry: Entry, address: u64, random: u64) -> u64 {
     let upper = random >> 20 & 3;
     match entry {
@@ -405,7 +406,7 @@ fn random_page_tables_map_what_qemus_processor_translates() {
             .collect();
         let mapped = ours.iter().flatten().count();
         assert!(mapped >= 10 && mapped + 10 < addresses.len(), "{}: {mapped} are mapped", guest.name);
-        // A busy host may not have come to the end of the program yet.
+        // On a busy host, the program may not have finished yet.
         let mut theirs = Vec::new();
         for attempt in 0..5 {
             theirs = guest.translate(folder.path(), &addresses, Duration::from_millis(300 << attempt));

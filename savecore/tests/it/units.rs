@@ -70,8 +70,8 @@ fn known(pages: &[Block]) -> Vec<Option<Box<Block>>> {
     pages.iter().map(|page| Some(Box::new(*page))).collect()
 }
 
-/// What [`with_units`] gives for such a payload: for each claimed page its bytes, if they are known. All else
-/// is as it was written.
+/// Reads such a payload back from [`with_units`]: the bytes of each claimed page, if known, and whether the
+/// dump is damaged. All other pages must be as written.
 fn read(bytes: &[u8], pages: u64) -> (Vec<Option<Box<Block>>>, bool) {
     let (disk, machine, written) = with_units(bytes, pages);
     let partition = partition::scan(&disk).unwrap();
@@ -131,7 +131,7 @@ fn units_that_contradict_themselves_cost_what_comes_behind_them() {
     let raw: Vec<Block> = (0..4).map(|page| page_bytes(&Page::dull(page))).collect();
     let mut good = Vec::new();
     put_unit(&mut good, &raw);
-    // Stored bytes that are too many, too few, or reach over the end; no pages, or too many; an unknown
+    // Too many stored bytes, too few, or past the end of the payload; no pages, or too many; an unknown
     // packing.
     let headers: [(u32, u16, u16); 7] = [
         (16385, 4, 1),
@@ -151,7 +151,7 @@ fn units_that_contradict_themselves_cost_what_comes_behind_them() {
         let expected = [known(&raw), vec![None; 4]].concat();
         assert_eq!(read(&bytes, 8), (expected, true), "{stored} {pages} {packing}");
     }
-    // More pages than were packed, and fewer.
+    // More pages claimed than were packed, and fewer.
     let expected = [known(&raw), vec![None]].concat();
     assert_eq!(read(&good, 5), (expected.clone(), true));
     assert_eq!(read(&good, 3), (expected[..3].to_vec(), true));
@@ -167,11 +167,11 @@ fn a_chunk_that_claims_all_the_pages_it_may_is_read_in_no_time() {
     assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
 }
 
-/// Bytes that look like units, more or less.
+/// Bytes that more or less look like units.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let stored = prop_oneof![
         prop::collection::vec(any::<u8>(), 1..300),
-        // Long matches far back, as an attack on memory would have.
+        // Long matches that reach far back, as in an attack on memory.
         prop::collection::vec(prop_oneof![Just(0xff_u8), Just(0x1f), Just(1), Just(0)], 1..3000),
         (1_usize..20, 0_usize..64).prop_map(|(pages, flip)| {
             let raw: Vec<Block> = (0..pages as u64).map(|page| page_bytes(&Page::dull(page))).collect();
@@ -205,7 +205,7 @@ proptest! {
     fn hostile_units_are_read_without_panic_and_harm_no_other_page(
         bytes in hostile(), pages in prop_oneof![9 => 1_u64..40, 1 => 1..MAX_CHUNK_PAGES]
     ) {
-        // All that has to hold is asserted there.
+        // `read` asserts everything that must hold.
         read(&bytes, pages);
     }
 
@@ -259,7 +259,7 @@ fn a_unit_may_be_asked_for_in_any_order_and_the_core_does() {
     write_dump(&mut disk, 1, &machine);
     let partition = partition::scan(&disk).unwrap();
     let dump = Dump::open(&disk, &partition, &partition.dumps[0]);
-    // More chunks than are kept open, back and forth.
+    // Back and forth over more chunks than are kept open.
     for turn in 0..600_u64 {
         let pfn = turn * 67 % 200;
         assert_eq!(dump.read_page(pfn).unwrap(), expected(machine.pages.get(&pfn)), "page {pfn}");

@@ -13,7 +13,7 @@ use savecore::source::Source;
 use crate::common::{Machine, Page, partition as formatted, write_dump};
 use crate::core::Core;
 
-/// A disk on which some blocks cannot be read: a request that meets one fails as a whole.
+/// A disk on which some blocks cannot be read: a request that hits one fails as a whole.
 struct Dying {
     disk: Vec<u8>,
     bad: BTreeSet<u64>,
@@ -43,8 +43,8 @@ impl Source for Dying {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever blocks of a dump cannot be read but its headers: every page of which all blocks can be is in
-    /// the core, byte for byte, every other one is listed, and so is every block.
+    /// Whichever blocks of a dump cannot be read, except its headers: every page whose blocks can all be read
+    /// is in the core, byte for byte; every other page is listed, and so is every unreadable block.
     #[test]
     fn all_that_can_be_read_is_in_the_core_and_all_else_is_listed(
         bad in prop::collection::btree_set(2_u64..100, 1..12),

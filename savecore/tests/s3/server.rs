@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 pub(crate) const BUCKET: &str = "crashes";
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fault {
     /// It goes through.
@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     Status(u16),
     /// The server answers that there is no such bucket.
     NoBucket,
-    /// The server answers that the credentials have run out, as AWS does.
+    /// The server answers that the credentials have expired, as AWS does.
     Expired,
     /// The server answers that the clocks differ too much.
     Skewed,
@@ -34,27 +34,27 @@ pub(crate) enum Fault {
     Corrupt,
     /// The connection breaks, and so do all others until [`Server::revive`].
     Die,
-    /// The connection breaks, and so do all that come later; what was begun before is done and answered.
+    /// The connection breaks, and so do all later ones; requests that began earlier are done and answered.
     Drain,
-    /// What was asked is done, and then as with `Die`.
+    /// The request is done, then as with `Die`.
     DieBehind,
 }
 
-/// Which requests a fault is for, by method, path and query.
+/// Selects the requests that a fault is for, by method, path and query.
 type Chosen = Box<dyn Fn(&str) -> bool + Send>;
 
 #[derive(Default)]
 struct Way {
     is_dead: bool,
-    /// Nothing new is taken.
+    /// New requests fail.
     is_drained: bool,
-    /// All that went through, as `METHOD /path?query`.
+    /// All requests that went through, as `METHOD /path?query`.
     seen: Vec<String>,
     faults: Vec<(Chosen, VecDeque<Fault>)>,
 }
 
 pub(crate) struct Server {
-    /// Gone with the server, and with it all connections.
+    /// Dropped with the server, and all connections with it.
     _runtime: Runtime,
     way: Arc<Mutex<Way>>,
     address: SocketAddr,
@@ -92,12 +92,12 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// What a user of the server would have in the environment.
+    /// The environment variables of a user of the server.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         Server::environment_for(&self.endpoint())
     }
 
-    /// What a user of the server at that address would have in the environment.
+    /// The environment variables of a user of the server at that address.
     pub(crate) fn environment_for(endpoint: &str) -> Vec<(String, String)> {
         [
             ("AWS_ACCESS_KEY_ID", "who"),
@@ -109,12 +109,12 @@ impl Server {
         .into()
     }
 
-    /// The folder with all that the server keeps.
+    /// The folder with everything that the server keeps.
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
-    /// The bucket as it lies on the server's disk.
+    /// The bucket on the server's disk.
     pub(crate) fn bucket(&self) -> PathBuf {
         self.root().join(BUCKET)
     }
@@ -135,7 +135,7 @@ impl Server {
         all
     }
 
-    /// Meets the requests that `chosen` chooses with these faults, one each; later ones go through.
+    /// Injects these faults into the requests that `chosen` selects, one each; later ones go through.
     pub(crate) fn fault(
         &self,
         chosen: impl Fn(&str) -> bool + Send + 'static,
@@ -144,14 +144,14 @@ impl Server {
         self.way.lock().unwrap().faults.push((Box::new(chosen), faults.into_iter().collect()));
     }
 
-    /// All is well again.
+    /// From now on all requests go through.
     pub(crate) fn revive(&self) {
         let mut way = self.way.lock().unwrap();
         (way.is_dead, way.is_drained) = (false, false);
         way.faults.clear();
     }
 
-    /// How many requests went through, since the last call, whose text contains `part`.
+    /// How many requests with `part` in their text went through since the last call.
     pub(crate) fn seen(&self, part: &str) -> usize {
         let seen = std::mem::take(&mut self.way.lock().unwrap().seen);
         seen.iter().filter(|request| request.contains(part)).count()
@@ -187,7 +187,8 @@ async fn answer(
             return Ok(Response::builder().status(404).body(body).unwrap());
         }
         Fault::Expired => {
-            // It is answered when all of it is there: who is still writing sees a broken connection only.
+            // The answer waits for the whole request: a client that is still writing would only see a broken
+            // connection.
             let _ = request.body_mut().store_all_limited(1 << 30).await;
             let text =
                 "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>";

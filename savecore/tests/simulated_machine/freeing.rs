@@ -1,6 +1,6 @@
-//! The kernel stays armed while savecore marks and frees dumps: whenever it crashes, and whatever of
-//! savecore's writes has arrived by then, it finds a place after what is there, harms nothing, and the next
-//! harvest gets everything.
+//! The kernel stays armed while savecore marks and frees dumps. Whenever it crashes, and whichever of
+//! savecore's writes have reached the disk by then, it writes its dump after what is there and harms nothing,
+//! and the next harvest saves everything.
 
 use std::io;
 
@@ -18,16 +18,16 @@ use super::{Content, FIRST, Memory, UUIDS, Way, World, assert_all_is_freed};
 /// Bytes that a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
-/// A partition that accepts no more writes at some moment; of the writes not synced before, some sectors have
-/// arrived.
+/// A partition that accepts no more writes after some moment. Of the writes that were not synced before it,
+/// some sectors have arrived.
 struct Cut {
     /// The durable contents.
     safe: Vec<u8>,
     /// The contents as read.
     seen: Vec<u8>,
-    /// Blocks that were written since the last sync.
+    /// Blocks written since the last sync.
     under_way: Vec<(u64, Block)>,
-    /// Blocks and syncs that are still taken.
+    /// How many more blocks and syncs it accepts.
     left: usize,
 }
 
@@ -49,7 +49,7 @@ impl Cut {
             let place = &mut self.safe[*number as usize * BLOCK_SIZE..][..BLOCK_SIZE];
             let sectors = place.chunks_exact_mut(SECTOR).zip(block.chunks_exact(SECTOR));
             for (bit, (old, new)) in sectors.enumerate() {
-                // All, none, or some of it.
+                // All sectors of a block arrive, none, or some.
                 if arrived & 0x300 == 0 || arrived & 0x300 != 0x100 && arrived >> bit & 1 == 1 {
                     old.copy_from_slice(new);
                 }
@@ -85,7 +85,7 @@ impl Source for Cut {
     }
 }
 
-/// A harvest's writes to its partition: all saved dumps are marked, and freed from last to first.
+/// A harvest's writes to its partition: all saved dumps are marked, then freed from last to first.
 fn free(disk: &mut Cut, saved: &[Found]) -> Result<(), savecore::Error> {
     let marked = saved.iter().map(|found| partition::mark_saved(disk, found, None));
     let marked = marked.collect::<Result<Vec<Found>, _>>()?;
@@ -95,7 +95,7 @@ fn free(disk: &mut Cut, saved: &[Found]) -> Result<(), savecore::Error> {
     Ok(())
 }
 
-/// A machine with this on its partition.
+/// An armed machine, with `image` on its partition if given.
 fn machine<'w>(memory: &'w Memory, way: &'w Way, image: Option<&[u8]>) -> World<'w> {
     let world = World::new(memory, way, 7);
     if let Some(image) = image {
@@ -107,7 +107,7 @@ fn machine<'w>(memory: &'w Memory, way: &'w Way, image: Option<&[u8]>) -> World<
     world
 }
 
-/// A partition with two dumps, the first one whole, the second one cut off if `is_cut`.
+/// A partition with two dumps: the first is whole, the second is cut off if `is_cut`.
 fn two_dumps(memory: &Memory, way: &Way, is_cut: bool) -> Vec<u8> {
     let world = machine(memory, way, None);
     assert_eq!(world.crash(), Outcome::Complete);
@@ -134,7 +134,7 @@ fn a_crash_at_any_moment_while_dumps_are_freed_is_dumped_and_harms_nothing() {
         free(&mut whole, &dumps[kept..]).unwrap();
         let steps = usize::MAX - whole.left;
         for left in 0..=steps {
-            // The last steps more often, as each of their blocks can be torn in several ways.
+            // The last steps run more often, because each of their blocks can be torn in several ways.
             for seed in 0..if left + 8 > steps { 16 } else { 1 } {
                 let mut disk = Cut::new(&image, left);
                 let ended = free(&mut disk, &dumps[kept..]);
@@ -158,7 +158,7 @@ fn a_crash_at_any_moment_while_dumps_are_freed_is_dumped_and_harms_nothing() {
                     assert!(after[bytes.clone()] == image[bytes], "a dump that waits was changed");
                 }
 
-                // The next harvest gets the new one whole, and frees all.
+                // The next harvest saves the new dump whole and frees everything.
                 let partition = partition::scan(&after).unwrap();
                 let found = partition.waiting().last().unwrap();
                 assert_eq!(found.header.status(), Status::Complete, "after {left} of {steps} steps, {seed}");

@@ -1,6 +1,6 @@
-//! Partitions with dumps of earlier versions of the format, as the kernel side of that version wrote them:
-//! `tests/stored`. They are kept from a partition's first block to the end of its last dump; what comes after
-//! that is the pattern.
+//! Partitions with dumps of earlier versions of the format, as that version's kernel side wrote them:
+//! `tests/stored`. Each file holds a partition from its first block to the end of its last dump; the pattern
+//! follows.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -35,7 +35,7 @@ fn memory() -> Memory {
     }
 }
 
-/// How they were written, by their names.
+/// The ways they were written, by name.
 fn ways() -> Vec<(&'static str, Way)> {
     let small = Way { blocks: 200, level: Level::FREE, ..Way::default() };
     let units = Way { encoding: Encoding::Units, ..small.clone() };
@@ -54,7 +54,7 @@ fn folder(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/stored/version-{version}"))
 }
 
-/// A machine that crashes with these partitions, as far as they are given.
+/// Crashes a machine whose first disks hold these partitions.
 fn crash(memory: &Memory, way: &Way, images: &[Vec<u8>]) -> (Outcome, Vec<Vec<u8>>) {
     let world = World::new(memory, way, 7);
     for (disk, image) in world.disks.iter().zip(images) {
@@ -64,7 +64,7 @@ fn crash(memory: &Memory, way: &Way, images: &[Vec<u8>]) -> (Outcome, Vec<Vec<u8
     (world.crash(), world.images())
 }
 
-/// What its dumps say and hold, in lines.
+/// What the dumps report and hold, in lines.
 fn told(images: &Images) -> String {
     let mut told = String::new();
     for dump in images.dumps(Some(&Identity(SECRET))) {
@@ -103,7 +103,7 @@ fn told(images: &Images) -> String {
     told
 }
 
-/// The stored partitions of a way, with the pattern after what was kept of them.
+/// The stored partitions of a way, filled up with the pattern.
 fn stored(version: u32, name: &str, way: &Way) -> Images {
     let read = |number: usize| {
         let file = fs::File::open(folder(version).join(format!("{name}-{number}.gz")))?;
@@ -178,7 +178,7 @@ fn damage_of_a_dump_of_an_earlier_version_is_seen_by_its_checksum() {
     }
 }
 
-/// A kernel side of this version, on a partition that has a label and dumps of an earlier one.
+/// The kernel side of this version, on a partition whose label and dumps are of an earlier one.
 #[test]
 fn a_dump_goes_after_those_of_earlier_versions_and_leaves_them_as_they_are() {
     let memory = memory();
@@ -205,7 +205,7 @@ fn a_dump_goes_after_those_of_earlier_versions_and_leaves_them_as_they_are() {
     }
 }
 
-/// What savecore does to a dump that it has saved.
+/// Marks and frees each dump, as savecore does after saving it.
 #[test]
 fn a_partition_of_an_earlier_version_is_freed_as_any_other() {
     for version in versions() {
@@ -226,7 +226,7 @@ fn a_partition_of_an_earlier_version_is_freed_as_any_other() {
     }
 }
 
-/// Stores what this version writes, for those that come after it.
+/// Stores what this version writes, for later versions to read.
 #[test]
 #[ignore = "writes into tests/stored: once for each version of the format, before the next one"]
 fn store() {

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Makes a Debian system in a folder, with all that the walk by the guide installs later without a network.
+# Makes a Debian system in a folder, with everything that the walk through the guide later installs without a
+# network.
 #
 #   system.sh SUITE FOLDER FIRST SECOND
 #
-# It runs as root, in namespaces of its own for mounts and processes, so that nothing of it stays mounted. FIRST and SECOND are patterns
-# of the releases of its kernel, and of the one to which the walk upgrades. The folder /built in the system says what the walk has to know.
+# It runs as root in mount and PID namespaces of its own, so that nothing stays mounted. FIRST is a pattern
+# for the release of its kernel, SECOND for the one that the walk upgrades to. The folder /built in the system
+# holds what the walk needs to know.
 set -eu
 
 suite=$1
@@ -22,7 +24,7 @@ deb $mirror $suite main
 deb $mirror $suite-updates main
 deb http://deb.debian.org/debian-security $suite-security main
 END
-# How packages are reached is this machine's affair. It does not go into the system.
+# How this machine reaches packages is its own affair, and is removed from the system at the end.
 apt-config dump | grep -E '^Acquire::(http|https|ftp|Check|Retries)' >"$root/etc/apt/apt.conf.d/99build" || true
 for file in /etc/resolv.conf /etc/hosts; do
     [ -e "$root$file" ] || : >"$root$file"
@@ -35,15 +37,15 @@ printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 # The symbols of the modules take 3 GB, and crash needs only those of the kernel.
 echo 'path-exclude=/usr/lib/debug/lib/modules/*' >"$root/etc/dpkg/dpkg.cfg.d/symbols"
-# What is downloaded stays in the archive, where the system finds it later.
+# Downloaded packages stay in apt's archive, where the system finds them later.
 echo 'Binary::apt::APT::Keep-Downloaded-Packages "true";' >"$root/etc/apt/apt.conf.d/50keep"
 
 run() {
     chroot "$root" "$@"
 }
 
-# newest PATTERN PACKAGE…: the newest kernel whose release matches, and of which these packages are there in the same version, as
-# `VERSION RELEASE`. The archive may have moved on with some of them.
+# newest PATTERN PACKAGE…: prints `VERSION RELEASE` of the newest kernel whose release matches, and of which
+# all these packages have the same version. Debian may already have newer versions of some.
 newest() {
     pattern=$1
     shift
@@ -58,7 +60,7 @@ newest() {
         done | sort -V | tail -n 1
 }
 
-# Versions of a package that the archive has.
+# Prints the versions of a package that Debian has.
 versions() {
     run apt-cache madison "$1" | cut -d'|' -f2 | tr -d ' ' | sort -u
 }
@@ -77,13 +79,13 @@ run apt-get -q -y install --no-install-recommends \
     "linux-image-$release=$version" "linux-headers-$release=$version" "linux-image-$release-dbg=$version" \
     linux-headers-cloud-amd64 dkms gcc make binutils libc6-dev gdisk parted crash \
     xfsprogs btrfs-progs dosfstools exfatprogs nfs-kernel-server samba smbclient cifs-utils
-# The servers are started when it is their turn, and are no part of the machine until then.
+# The servers start when the walk starts them, and are not part of the machine until then.
 run systemctl disable nfs-server rpcbind.service rpcbind.socket nfs-blkmap smbd nmbd samba-ad-dc || true
 run apt-get -q -y clean
-# With what they recommend, as apt wants it.
+# With recommended packages, as apt does by default.
 run apt-get -q -y install --download-only "linux-image-$next_release=$next_version" "linux-headers-$next_release=$next_version"
 
-# Who sits at the serial console is root; and apt asks nobody.
+# The serial console logs in as root, and apt asks no questions.
 mkdir -p "$root/etc/systemd/system/serial-getty@ttyS0.service.d"
 cat >"$root/etc/systemd/system/serial-getty@ttyS0.service.d/login.conf" <<END
 [Service]
@@ -91,7 +93,7 @@ ExecStart=
 ExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200 %I dumb
 END
 echo 'APT::Get::Assume-Yes "true";' >"$root/etc/apt/apt.conf.d/50yes"
-# They would take apt's lock in the middle of the walk.
+# These timers would take apt's lock in the middle of the walk.
 for timer in apt-daily apt-daily-upgrade; do
     ln -sf /dev/null "$root/etc/systemd/system/$timer.timer"
 done

@@ -70,7 +70,7 @@ struct Core {
     seed: u64,
     head: u64,
     length: u64,
-    /// Every so many-th block of 64 KiB after the head is a hole.
+    /// One in this many blocks of 64 KiB after the head is a hole.
     holes: u64,
     says_length: bool,
 }

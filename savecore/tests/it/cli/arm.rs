@@ -1,4 +1,4 @@
-//! `savecore boot` and `savecore drill` on a Linux of files whose kernel has the diskdump module.
+//! `savecore boot` and `savecore drill` on a Linux made of files whose kernel has the diskdump module.
 //!
 //! One file: a list of independent tests.
 
@@ -8,7 +8,7 @@ use super::{Place, json, run};
 use crate::common::{Machine, UUID, partition as formatted, write_dump};
 use crate::linux::Linux;
 
-/// A Linux with one dump partition, and a configuration with this [arm].
+/// A Linux with one dump partition, and a configuration with this `[arm]` section.
 fn crashable(place: &Place, disk: &[u8], arm: &str) -> (Linux, String) {
     let linux = Linux::new(&place.path("linux"));
     linux.owns(uuid::Uuid::from_bytes(UUID));
@@ -29,7 +29,7 @@ fn boot(place: &Place, config: &str, more: &[&str]) -> (i32, String, String) {
     run([&["boot", "--config", config, "--system", &place.text("linux")], more].concat())
 }
 
-/// Lines that say something else than that the dump is a small one.
+/// All lines except the warning that every small dump of these tests causes.
 fn warnings(stderr: &str) -> Vec<&str> {
     stderr.lines().filter(|line| !line.contains("no CPU's page tables are known")).collect()
 }
@@ -37,7 +37,7 @@ fn warnings(stderr: &str) -> Vec<&str> {
 const ARM: &str = "sys/kernel/diskdump/arm";
 const DISARM: &str = "sys/kernel/diskdump/disarm";
 
-/// Records the module's file when dumps are about to be saved.
+/// Adds a hook that copies the module's file just before dumps are saved.
 fn looking_at(linux: &Linux, place: &Place, name: &str, config: &str) -> String {
     let (file, seen) = (linux.path(name), place.text("seen"));
     let text = fs::read_to_string(config).unwrap();
@@ -104,17 +104,17 @@ fn without_a_word_in_the_configuration_the_kernel_is_armed_after_a_reboot_as_it_
         (code, stdout.lines().find(|line| line.contains("kernel")).unwrap_or_default().to_owned(), stderr)
     };
 
-    // Without instructions, everything that is found is armed.
+    // Without instructions, everything that was found is armed.
     assert_eq!(boots().1, "the kernel is armed on /dev/vdb, /dev/vdc");
-    // One was chosen.
+    // One is chosen.
     assert_eq!(tell(&["arm", "/dev/vdc"]).0, 0);
     assert_eq!(boots(), (0, "the kernel is armed on /dev/vdc".to_owned(), String::new()));
-    // It has another name now.
+    // That one gets another name.
     fs::rename(linux.path("dev/vdc"), linux.path("dev/vdd")).unwrap();
     fs::remove_file(linux.path("sys/class/block/vdc")).unwrap();
     linux.device("pci0/vdd", (254, 48), &other);
     assert_eq!(boots(), (0, "the kernel is armed on /dev/vdd".to_owned(), String::new()));
-    // It was disarmed on purpose, which is not overruled, and said.
+    // It was disarmed on purpose: `boot` leaves it so, and says so.
     let (code, stdout, _) = tell(&["disarm"]);
     assert!(code == 0 && stdout.contains("it stays disarmed until `savecore arm`"), "{stdout}");
     let (code, line, _) = boots();
@@ -123,7 +123,7 @@ fn without_a_word_in_the_configuration_the_kernel_is_armed_after_a_reboot_as_it_
         "{line}"
     );
     assert_eq!(linux.text(ARM), "");
-    // All are armed again, and one of them is gone later: the other one is armed, and the missing one told.
+    // Both are armed again, then one is gone: the other is armed, and the missing one is reported.
     assert_eq!(tell(&["arm", "/dev/vdb", "/dev/vdd"]).0, 0);
     fs::remove_file(linux.path("sys/class/block/vdd")).unwrap();
     fs::remove_file(linux.path("dev/vdd")).unwrap();
@@ -133,7 +133,7 @@ fn without_a_word_in_the_configuration_the_kernel_is_armed_after_a_reboot_as_it_
         stderr.contains("the kernel should be armed on one more target: cannot open /dev/vdd"),
         "{stderr}"
     );
-    // Without the module, that is a defect: it was to be armed.
+    // Without the module that is an error, because it should have been armed.
     fs::remove_dir_all(linux.path("sys/kernel/diskdump")).unwrap();
     let (code, _, stderr) = boot(&place, &config, &[]);
     assert!(
@@ -217,7 +217,7 @@ fn the_module_is_told_what_became_of_the_last_dump_unless_a_newer_one_waits() {
         "{told}"
     );
 
-    // One that waits is newer, and the module has seen it itself.
+    // A waiting dump is newer, and the module has seen it itself.
     linux.file("dev/vdb", with_dump());
     linux.file(last, "result=incomplete\nwhy=the partition was full\ntime=0\nplace=/dev/vdb\n");
     let system = place.text("linux");
@@ -230,7 +230,7 @@ fn the_module_is_told_what_became_of_the_last_dump_unless_a_newer_one_waits() {
         "{stdout}"
     );
 
-    // A module that does not take it is armed all the same.
+    // A module that does not accept the result is armed all the same.
     linux.file("dev/vdb", formatted(200));
     linux.refuses(last);
     let (code, _, stderr) = run(["arm", "/dev/vdb", "--config", &config, "--system", &system]);
@@ -272,7 +272,7 @@ fn a_dump_that_is_left_for_later_does_not_keep_the_kernel_from_being_armed() {
     assert!(linux.text(ARM).starts_with("target=/dev/vdb"));
 }
 
-/// A second disk comes late: the configuration names both.
+/// The second disk appears late; the configuration names both.
 fn with_a_late_disk(place: &Place) -> (Linux, String) {
     let (linux, config) =
         crashable(place, &formatted(200), "boot = true\ntargets = [\"/dev/vdb\", \"/dev/vdc\"]");
@@ -299,13 +299,13 @@ fn a_disk_that_comes_late_is_waited_for_and_then_saved_and_armed_once() {
     assert_eq!(place.crashes("out").len(), 1);
     assert!(fs::read(&device).unwrap() == formatted(200));
 
-    // The next one finds that all is done.
+    // The next run finds that everything is done.
     linux.module("armed", "", "target=/dev/vdb\ntarget=/dev/vdc\n");
     linux.file(ARM, "");
     assert_eq!(boot(&place, &config, &late).0, 0);
     assert_eq!((linux.text(ARM).as_str(), place.crashes("out").len()), ("", 1));
-    // One that is armed on less than it should be is armed again; and what is none of the targets is left
-    // alone.
+    // A kernel that is armed on fewer targets than it should be is armed again. A disk that is not a target
+    // is left alone.
     linux.module("armed", "", "target=/dev/vdb\n");
     linux.device("pci0/vdd", (254, 48), &with_dump());
     let other = linux.path("dev/vdd");
@@ -331,7 +331,7 @@ fn a_probe_tells_udev_of_a_label_and_of_nothing_else() {
     }
 }
 
-/// The results of all lines of a drill about the kernel, with their subjects and texts.
+/// A drill's lines about the kernel and its target: mark, subject and text.
 fn drill(place: &Place, config: &str) -> Vec<String> {
     let (code, stdout, stderr) =
         run(["drill", "--quick", "--json", "--config", config, "--system", &place.text("linux")]);
@@ -366,7 +366,7 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     ];
     assert_eq!(drill(&place, &config), good);
 
-    // A hardware watchdog that runs, and is quicker than a dump may be.
+    // A running hardware watchdog whose timeout is shorter than a dump may take.
     for (file, text) in [("state", "active\n"), ("timeout", "30\n"), ("identity", "iTCO_wdt\n")] {
         linux.file(&format!("sys/class/watchdog/watchdog0/{file}"), text);
     }
@@ -385,7 +385,7 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     assert_eq!((lines.len(), stderr.as_str()), (good.len(), ""));
     linux.file("sys/class/watchdog/watchdog0/state", "inactive\n");
     assert_eq!(says(15).0.len(), good.len());
-    // That of a management controller, which is not among them.
+    // A management controller's watchdog, which is not in /sys/class/watchdog.
     for (file, text) in [("refcnt", "1\n"), ("parameters/timeout", "30\n"), ("parameters/action", "reset\n")]
     {
         linux.file(&format!("sys/module/ipmi_watchdog/{file}"), text);
@@ -444,7 +444,7 @@ fn a_drill_says_what_would_keep_the_kernel_from_dumping() {
     fs::remove_dir_all(linux.path("sys/kernel/diskdump")).unwrap();
     let loaded = "fail kernel this kernel dumps nothing: the kernel's diskdump module is not loaded";
     assert!(drill(&place, &config)[0].starts_with(loaded));
-    // Nobody asked for it to be armed from here: that deserves a warning.
+    // Nobody asked savecore to arm it, so this is only a warning.
     let text = fs::read_to_string(&config).unwrap().replace("boot = true", "boot = false");
     fs::write(&config, text).unwrap();
     assert!(drill(&place, &config)[0].starts_with("warn kernel this kernel dumps nothing"));
@@ -469,7 +469,7 @@ fn a_drill_tells_of_disks_that_a_crashed_kernel_may_not_get_to() {
     ));
     assert!(says("dm-0", "made of other devices, and no crashed kernel can write there"));
     assert!(!says("vdb", "multipath") && !says("vdb", "made of other devices"));
-    // The module has found a way.
+    // The module was able to arm there.
     linux.module("armed", "", "target=/dev/nvme0n1\nlevel=31\nlevel_asked=31\n");
     assert!(!says("nvme0n1", "multipath"));
 }
@@ -515,9 +515,9 @@ fn a_check_without_a_target_reads_all_of_this_machines_own() {
     let (code, stdout, stderr) = run(["check", "--system", &system]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.starts_with(&format!("{}: ready", linux.path("dev/vdb").display())), "{stdout}");
-    // A list, since none was named.
+    // A list, because no target was named.
     assert_eq!(json(&run(["check", "--json", "--system", &system]).1).as_array().unwrap().len(), 1);
-    // The worst of all counts, and one that cannot be read hides no other.
+    // The worst verdict counts, and a target that cannot be read does not hide the others.
     let damaged = {
         let mut disk = formatted(200);
         crate::common::block_mut(&mut disk, 150).fill(7);

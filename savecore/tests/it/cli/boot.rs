@@ -98,7 +98,7 @@ fn a_mistake_in_the_configuration_is_told_and_dumps_are_saved_all_the_same() {
         assert!(stdout.contains("dump 1 saved in"), "{more}: {stdout}");
         assert_eq!(place.crashes("out").len(), 1, "{more}");
         assert_eq!(place.is_ready("image"), is_freed, "{more}");
-        // Once more, without saving anything twice.
+        // The next run saves nothing twice.
         assert_eq!(boot(&config).0, 1, "{more}");
         assert_eq!(place.crashes("out").len(), 1, "{more}");
     }
@@ -142,7 +142,7 @@ fn a_machine_that_crashes_again_and_again_keeps_the_first_crash_and_the_newest_o
     let kept: Vec<bool> = folders.iter().map(|folder| place.path("out").join(folder).exists()).collect();
     let expected: Vec<bool> = (0..25).map(|number| number == 0 || number > 15).collect();
     assert_eq!(kept, expected, "the first and the newest nine");
-    // As many as there are, if configured.
+    // All of them, if configured.
     let machine = Machine { nonce: 99, ..Machine::small() };
     let image = place.image("image", &with_dump(&machine));
     assert_eq!(boot(&place.config(&[&image], "host = \"h\"\nmax_kept = \"all\"\nmax_used = \"all\"")).0, 0);
@@ -196,7 +196,7 @@ fn a_hook_that_fails_keeps_no_dump_from_being_saved() {
         stderr.contains("the pre hook /bin/false failed")
             && stderr.contains("/nonexistent cannot be started")
     );
-    // The hook may have been responsible for the store.
+    // The dump stays: the hook may have been meant to mount the store.
     assert_eq!(place.crashes("out").len(), 1);
     assert!(!place.is_ready("image"));
     assert_eq!(boot(&place.config(&[&image], "")).0, 0);
@@ -247,7 +247,7 @@ fn what_is_not_done_in_time_is_noted_stays_and_is_done_later() {
     let (code, _, stderr) = run(["boot", "--config", &config, "--note", &late, "--late"]);
     assert_eq!(code, 1, "{stderr}");
     assert!(!fs::exists(&late).unwrap());
-    // The hook was not done this time either: it may have been to bring the store.
+    // The dump stays: the hook did not finish this time either, and the store may depend on it.
     assert!(!place.is_ready("image"));
     assert_eq!(place.crashes("out").len(), 1);
     assert_eq!(run(["boot", "--config", &place.config(&[&image], "")]).0, 0);
@@ -264,7 +264,7 @@ fn the_post_hook_that_runs_late_is_told_of_what_was_saved_in_time() {
     let hook = format!("[\"/bin/sh\", \"-c\", 'cat >> \"$1\"', \"sh\", {told:?}]");
     let config = place.config(&[&first, &last], &format!("limit = 5\npost = {hook}"));
     let arguments = ["boot", "--config", &config, "--note", &late].map(str::to_owned).to_vec();
-    // The first folder gets its name when nothing more may begin, and before the process is ended.
+    // The first folder gets its name when it is too late to start anything, but before the process is ended.
     let rule = "inject=renameat2:delay_exit=4300000:when=1";
     let Some(output) = traced(&place, rule, arguments.clone()) else { return };
     let (code, stdout, stderr) = finish(output);
@@ -280,7 +280,7 @@ fn the_post_hook_that_runs_late_is_told_of_what_was_saved_in_time() {
     assert_eq!(on, [&first, &last]);
     assert!(place.is_ready("last") && !fs::exists(&late).unwrap());
 
-    // All was saved in time, and only the hook was left.
+    // Everything was saved in time, and only the hook is left.
     fs::remove_file(&told).unwrap();
     fs::write(&late, serde_json::json!({ "dumps": dumps }).to_string()).unwrap();
     assert_eq!(run(&arguments).0, 0);
@@ -308,7 +308,7 @@ fn what_hangs_is_ended_at_the_limit() {
     let (code, _, stderr) = run(["boot", "--config", &config, "--note", &late]);
     assert_eq!(code, 3, "{stderr}");
     assert!(stderr.contains("the time limit is over"), "{stderr}");
-    // That the kernel has no module is said before anything may hang.
+    // The missing module is reported before anything can hang.
     assert!(
         stderr.contains("the kernel is not armed: the kernel's diskdump module is not loaded"),
         "{stderr}"

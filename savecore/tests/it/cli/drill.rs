@@ -1,4 +1,4 @@
-//! `savecore drill`: what would fail is found out without a crash.
+//! `savecore drill`: finds out what would fail, without a crash.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::{Place, json, run, with_dump};
 use crate::common::{Machine, block_mut, partition as formatted};
 
-/// Runs a drill; gives the exit code and the lines: mark, about, and all else.
+/// Runs a drill; returns the exit code and each line's mark, subject and text.
 fn drill(config: &str, more: &[&str]) -> (i32, Vec<(String, String, String)>) {
     let (code, stdout, stderr) = run([&["drill", "--json", "--config", config], more].concat());
     assert_eq!(stderr, "");
@@ -19,7 +19,7 @@ fn drill(config: &str, more: &[&str]) -> (i32, Vec<(String, String, String)>) {
     (code, lines.collect())
 }
 
-/// The only line about something that says this.
+/// The mark of the only line about `about` that contains `part`.
 fn mark(lines: &[(String, String, String)], about: &str, part: &str) -> String {
     let found: Vec<_> = lines.iter().filter(|line| line.1.contains(about) && line.2.contains(part)).collect();
     let [line] = found.as_slice() else { panic!("{about}, {part}: {lines:#?}") };
@@ -27,7 +27,7 @@ fn mark(lines: &[(String, String, String)], about: &str, part: &str) -> String {
 }
 
 fn failures(lines: &[(String, String, String)]) -> Vec<&str> {
-    // Whether the units are there depends on where the test runs.
+    // Whether the units are installed depends on where the test runs.
     let failed = lines.iter().filter(|line| line.0 == "fail" && !line.1.contains("savecore"));
     failed.map(|line| line.1.as_str()).collect()
 }

@@ -1,4 +1,4 @@
-//! Encrypted dumps, with the key and without, and dumps that are striped over several devices.
+//! Encrypted dumps, with and without the key, and dumps that are striped over several devices.
 //!
 //! One file: a list of independent tests.
 
@@ -30,7 +30,7 @@ fn set_recipient(disk: &mut [u8], recipient: &PublicKey) {
     label.to_block(block_mut(disk, 0));
 }
 
-/// Writes a dump over several partitions, after those that are there.
+/// Writes a dump over several partitions, after the dumps that are there.
 fn write_over(disks: &mut [Vec<u8>], machine: &Machine) -> Vec<Written> {
     let stripes = disks.iter_mut().map(|disk| Stripe { first: partition::scan(disk).unwrap().free, disk });
     write_striped(&mut stripes.collect::<Vec<_>>(), machine)
@@ -78,7 +78,7 @@ fn machine() -> Machine {
     machine
 }
 
-/// The files of a directory that end so.
+/// The files of a directory whose names end with `ending`.
 fn ending(place: &Place, directory: &str, ending: &str) -> Vec<String> {
     let files = place.cores(directory).into_iter().map(|path| path.to_str().unwrap().to_owned());
     files.filter(|path| path.ends_with(ending)).collect()
@@ -99,7 +99,7 @@ fn core_of(place: &Place, targets: &[&str], identity: Option<&str>) -> Vec<u8> {
     fs::read(&cores[0]).unwrap()
 }
 
-/// All of a core but the note with the report, which tells where the dump stood.
+/// The core must have every page of the machine that holds data or zeros.
 fn assert_same_memory(core: &[u8], machine: &Machine) {
     let core = Core::parse(core);
     for (pfn, page) in &machine.pages {
@@ -296,7 +296,7 @@ fn a_wrong_identity_is_refused_by_name_and_nothing_is_written() {
         assert!(stderr.contains(&pair.text()) && stderr.contains(&other.text()), "{stderr}");
     }
     assert!(place.cores("out").is_empty() && fs::read(&image).unwrap() == disk);
-    // With the label gone, the dump itself tells.
+    // Without the label, the dump itself tells.
     let mut headless = disk.clone();
     headless[..BLOCK_SIZE].fill(0);
     let image = place.image("headless", &headless);
@@ -334,7 +334,7 @@ fn what_was_changed_by_somebody_without_the_key_does_not_become_a_core() {
     let place = Place::new();
     let pair = Pair::new(&place, "identity");
     let mut disk = pair.disk();
-    // A payload block changed, and all checksums made to fit.
+    // A payload block is changed, and all checksums are made to match.
     let scanned = partition::scan(&disk).unwrap();
     let chunk = (3..scanned.free)
         .find(|at| ChunkHeader::parse(block(&disk, *at)).is_ok_and(|chunk| chunk.index.get() == 2))
@@ -344,7 +344,7 @@ fn what_was_changed_by_somebody_without_the_key_does_not_become_a_core() {
     ChunkHeader::of_mut(block_mut(&mut disk, chunk)).unwrap().sums[0] = sum.into();
     frame::set_checksum(block_mut(&mut disk, chunk));
     let image = place.image("image", &disk);
-    // Without the key, this is unknown.
+    // Without the key, nobody can tell.
     assert_eq!(run(["check", &image]).0, 0);
     assert_eq!(run(["check", &image, "--identity", &pair.file]).0, 1);
     let (code, stdout, stderr) =
@@ -426,7 +426,7 @@ fn a_stripe_that_was_not_given_is_named_and_the_others_stay() {
         assert_eq!(json(&info)["missing_stripes"], serde_json::json!([missing - 1]));
         assert!(fs::read(image).unwrap() == *disk, "it was changed");
     }
-    // The whole dump is another one, so it can still be saved to the same place.
+    // The whole dump counts as another one, so it can still be saved to the same place.
     assert_eq!(run(["save", &one, &two, "-o", &place.out()]).0, 0);
     assert_eq!(ending(&place, "out", ".elf").len(), 3);
     assert!(fs::read(&one).unwrap() == empty(None));
@@ -446,7 +446,7 @@ fn a_stripe_whose_sibling_was_freed_before_is_not_freed_without_being_told_to() 
     let scanned = partition::scan(&one).unwrap();
     let found = &scanned.dumps[0];
     partition::mark_saved(&mut one, found, Some(&place.machine())).unwrap();
-    // The last block is the first that is freed.
+    // The last block is freed first.
     pattern::fill(block_mut(&mut one, found.end - 1), &scanned.uuid(), found.end - 1);
     let (one, two) = (place.image("one", &one), place.image("two", &disks[1]));
     let (code, stdout, stderr) =

@@ -1,5 +1,5 @@
-//! What fails under savecore: every system call, one after another; the store, which is full, read-only or
-//! gone; the target, which is cut off while it is read; another savecore at the same time.
+//! What fails under savecore: every system call in turn; a store that is full, read-only or gone; a target
+//! that is cut off while it is read; another savecore at the same time.
 //!
 //! One file: a list of independent tests.
 
@@ -39,7 +39,7 @@ fn harvest(
     harvest::harvest(&mut targets, store, &options(), progress)
 }
 
-/// What a whole run makes of a dump.
+/// The core that an undisturbed run makes of a dump.
 fn core_of(disk: &[u8]) -> Vec<u8> {
     let place = Place::new();
     let image = place.image("image", disk);
@@ -47,7 +47,7 @@ fn core_of(disk: &[u8]) -> Vec<u8> {
     fs::read(place.path("out/latest/vmcore.elf")).unwrap()
 }
 
-/// The cores in the store's finished folders; of each, that all of it is there.
+/// The cores in the store's finished folders, each of which must be complete.
 fn finished(place: &Place) -> Vec<Vec<u8>> {
     let Ok(_) = fs::read_dir(place.path("out")) else { return Vec::new() };
     let folders = place.crashes("out").into_iter();
@@ -84,7 +84,7 @@ fn a_core_of_what_could_be_read_at_first_is_not_taken_for_the_dump_when_more_can
     }
 }
 
-/// System calls that can fail, and a way in which each does.
+/// System calls that can fail, each with an error.
 const CALLS: &[(&str, &str)] = &[
     ("openat", "EMFILE"),
     ("mkdirat", "ENOSPC"),
@@ -130,7 +130,7 @@ fn whatever_system_call_fails_the_dump_stays_until_its_core_is_whole() {
             let Some(output) = traced(&place, &rule, arguments.map(str::to_owned).to_vec()) else { return };
             let injected = fs::read_to_string(place.path("trace")).unwrap().contains("(INJECTED)");
             let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-            // Where there is too little memory for anything, an abort is all that can be.
+            // Without memory for anything, savecore can only abort.
             let aborts = *call == "mmap" || *call == "clone3";
             assert!(aborts || output.status.code().is_some(), "{rule}: {:?} {stderr}", output.status);
             assert!(aborts || !stderr.contains("panicked"), "{rule}: {stderr}");
@@ -150,8 +150,8 @@ fn whatever_system_call_fails_the_dump_stays_until_its_core_is_whole() {
     println!("{failed} system calls failed");
 }
 
-/// Runs savecore under strace with faults in the calls that are about paths in the store `out`; `None` where
-/// nothing can be traced.
+/// Runs savecore under strace, with faults in the calls on paths in the store `out`; `None` where nothing can
+/// be traced.
 fn with_faults_in_store(place: &Place, rules: &[&str], arguments: &[&str]) -> Option<(i32, String, String)> {
     let allowed = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
@@ -193,7 +193,7 @@ fn what_a_file_system_cannot_sync_is_saved_and_freed_when_all_of_it_was_synced_i
         assert!(finished(&place) == [core.clone()]);
         assert!(fs::read(&image).unwrap() == formatted(200));
 
-        // Found again by a run that was killed before it freed the dump.
+        // The next run finds the core, as if the last one had been killed before it freed the dump.
         place.image("image", &disk);
         let (code, stdout, stderr) = with_faults_in_store(&place, &[&fsync], &save).unwrap();
         assert_eq!(code, 0, "{error}: {stderr}");
@@ -229,15 +229,14 @@ fn what_cannot_be_synced_at_all_is_saved_and_the_dump_stays() {
         assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
         assert!(stderr.contains("cannot make safe"), "{stderr}");
         assert!(fs::read(&image).unwrap() == other, "{error}: freed");
-        // What got its name just before that is found by the next run, which makes it safe.
+        // The next run finds the folder that got its name just before that, and makes it safe.
         let (code, _, stderr) = run(save);
         assert_eq!(code, 0, "{error}: {stderr}");
         assert!(fs::read(&image).unwrap() == formatted(200), "{error}: {stderr}");
     }
 }
 
-/// What file systems and servers answer, in calls about the store, that must not keep a dump from being
-/// saved.
+/// Errors from file systems and servers, in calls on the store, that must not keep a dump from being saved.
 const TOLERATED: &[(&str, &[&str])] = &[
     ("flock", &["EOPNOTSUPP", "ENOLCK", "ENOSYS", "EBADF", "EINVAL", "EIO", "EACCES"]),
     ("renameat2", &["EINVAL", "ENOSYS", "EOPNOTSUPP", "EPERM", "ENOTTY"]),
@@ -267,8 +266,8 @@ fn what_a_file_system_lacks_keeps_no_dump_from_being_saved() {
     }
 }
 
-/// What says that the store takes no more, and what a person is told to do; at each place where it can be
-/// said.
+/// Errors that mean that the store takes no more, with the advice for the user, in each call that can return
+/// them.
 const REFUSED: &[(&str, &str, &str)] = &[
     ("mkdirat", "ENOSPC", "make room there"),
     ("mkdirat", "EROFS", "mount it read-write"),
@@ -323,7 +322,7 @@ fn room_that_may_do_is_tried_and_only_what_surely_does_not_fit_is_refused() {
         let arguments = ["save", "image", "-o", "out", "--min-free", "0", "--host", "h"];
         in_namespace(&place, &script, &[&arguments, format].concat())
     };
-    // Uncompressed, its pages have 6 MiB.
+    // Its pages take 6 MiB uncompressed.
     let Some((code, _, stderr)) = save("1m", &["--format", "kdump"]) else { return };
     assert_eq!(code, 0, "a kdump fits: {stderr}");
     for (size, format, told) in [
@@ -354,7 +353,7 @@ fn a_store_that_takes_no_file_as_long_as_the_elf_core_gets_a_kdump() {
     write_dump(&mut disk, 1, &machine);
     let place = Place::new();
     let (image, out) = (place.image("image", &disk), place.out());
-    // As on FAT, though that takes 4 GiB.
+    // As on FAT, where the limit is 4 GiB.
     let mut command = Command::new("sh");
     command.args([
         "-c",
@@ -363,7 +362,7 @@ fn a_store_that_takes_no_file_as_long_as_the_elf_core_gets_a_kdump() {
         env!("CARGO_BIN_EXE_savecore"),
         "save",
     ]);
-    // The limit is the image's, too: it is not written.
+    // The limit holds for the image, too, but that is not written.
     let (code, stdout, stderr) = finish(command.args([&image, "-o", &out, "--keep"]).output().unwrap());
     assert_eq!(code, 0, "{stderr}");
     assert!(
@@ -375,9 +374,9 @@ fn a_store_that_takes_no_file_as_long_as_the_elf_core_gets_a_kdump() {
     assert_eq!(place.cores("out").len(), 2, "the core and the log");
 }
 
-/// Hears how far a harvest got, and does something at one moment.
+/// Follows the progress of a harvest, and does something at one moment.
 struct Saboteur<F: FnMut()> {
-    /// Calls until then.
+    /// Calls before that moment.
     left: u32,
     deed: F,
 }
@@ -405,7 +404,7 @@ impl<F: FnMut()> Progress for Saboteur<F> {
     }
 }
 
-/// Runs harvests in which `deed` is done at each moment in turn; `check` sees what came of it.
+/// Runs harvests in which `deed` is done at each moment in turn; `check` sees the result.
 fn sabotage(
     disk: &[u8],
     deed: impl Fn(&Place),
@@ -449,7 +448,7 @@ fn a_store_that_is_moved_replaced_or_removed_in_the_middle_costs_no_dump() {
             if after == disk {
                 return;
             }
-            // It was done behind the moment in which the core was safe.
+            // It happened after the core was safe.
             assert!(result.is_ok());
             let kept = ["out", "away"].map(|name| fs::read(place.path(name).join("latest/vmcore.elf")));
             let removed = !place.path("out").exists() && !place.path("away").exists();
@@ -478,7 +477,7 @@ fn a_target_that_is_cut_off_while_it_is_read_is_not_written_and_does_not_grow() 
     }
 }
 
-/// A step of a store that may fail; it looks at the target first.
+/// Called before each step of a store: looks at the target first, then may fail.
 type Step<'f> = &'f dyn Fn() -> std::io::Result<()>;
 
 struct FailingFolder<'f> {
@@ -587,8 +586,7 @@ fn nothing_is_written_on_the_target_before_the_store_has_all_whatever_step_of_it
     }
 }
 
-/// Runs savecore in a mount namespace of its own, in which `script` was done before; `None` where that is not
-/// allowed.
+/// Runs savecore in its own mount namespace after `script`; `None` where that is not allowed.
 pub(super) fn in_namespace(place: &Place, script: &str, arguments: &[&str]) -> Option<(i32, String, String)> {
     let script = format!("set -e; {script}; exec \"$@\"");
     let mut command = Command::new("unshare");
@@ -609,8 +607,8 @@ fn a_full_store_is_told_and_costs_no_dump() {
     place.image("image", &disk);
     place.out();
     for (size, part) in [
-        // Less than the dump needs; enough, but not for what is to stay free; no room for the last file's
-        // name.
+        // Less than the dump needs; enough, but not with the space that must stay free; too few inodes for
+        // all files.
         ("size=100k", "has 100.0 KiB free, and at least"),
         ("size=40m", "that must stay free, are needed"),
         ("size=200m,nr_inodes=3", "No space left on device"),

@@ -12,8 +12,8 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use super::*;
 use crate::common::block;
 
-/// What a terminal obeys (ECMA-48): a title, colours that hide text, cleared screens, questions that are
-/// answered as if typed, device control strings; C1 controls; and what turns the direction of text.
+/// What a terminal obeys (ECMA-48): titles, colours that hide text, cleared screens, queries whose answers
+/// look typed, device control strings, C1 controls; and characters that change the direction of text.
 const EVIL: &str = "\x1b]0;title\x07\x1b[8mhidden\x1b[2J\x1b[6n\x1b[?1049h\x1bP+q\x1b\\\x1bc\r\x08\x7f\x0e\u{85}\u{9b}31m\u{9d}0;x\u{9c}\
                     \u{202e}drow\u{2066}\u{200b}\u{2028}</pre><script>alert(1)</script>'\"`$(touch pwned)`%n%s../../../../tmp/x\0 end";
 
@@ -26,11 +26,11 @@ fn machine() -> Machine {
     machine
 }
 
-/// The dump of that machine, on a partition whose label was named by the same hand.
+/// That machine's dump, on a partition whose label the same attacker named.
 fn hostile_disk() -> Vec<u8> {
     let mut disk = with_dump(&machine());
     let label = block_mut(&mut disk, 0);
-    // A name has 64 bytes, at 48; it ends at a zero.
+    // The name has 64 bytes at offset 48, and ends at a zero.
     let name: Vec<u8> = EVIL.bytes().filter(|byte| *byte != 0).take(64).collect();
     label[48..112].copy_from_slice(&name);
     frame::set_checksum(label);
@@ -50,7 +50,7 @@ fn on_screen(mut command: Command) -> String {
     let mut main = File::from(main);
     let mut screen = Vec::new();
     let mut piece = [0; 4096];
-    // Reading fails after the last process with the other side open has ended.
+    // Reading fails once no process has the other side open any more.
     while let Ok(length @ 1..) = main.read(&mut piece) {
         screen.extend(&piece[..length]);
     }
@@ -139,8 +139,8 @@ impl Surroundings {
         now
     }
 
-    /// The folders of crashes in the store; of each and of all files in it that they are where and what they
-    /// should be.
+    /// The crash folders in the store. Each of them, and every file in it, must be where and what it should
+    /// be.
     fn folders(&self) -> Vec<PathBuf> {
         assert!(self.now() == self.before, "something else was changed");
         let folders = self.place.crashes("a/b/out");
@@ -233,7 +233,7 @@ fn what_boots_tells_terminal_journal_and_hook_nothing_that_is_obeyed() {
         let screen = on_screen(savecore(arguments));
         assert_harmless(&without_own(&screen), more);
         assert!(screen.contains("dump 1 saved in"), "{screen}");
-        // The kernel's words are there for the hook, as JSON on one line.
+        // The hook gets the kernel's words as they are, as JSON on one line.
         let facts = fs::read_to_string(&told).unwrap();
         assert_harmless(&facts, "hook");
         assert_eq!(facts.lines().count(), 1);
@@ -257,7 +257,7 @@ fn what_boots_tells_terminal_journal_and_hook_nothing_that_is_obeyed() {
 fn a_file_may_be_called_what_it_likes() {
     let around = Surroundings::new(&hostile_disk());
     let name = EVIL.split('\0').next().unwrap().replace('/', "_");
-    // No name is longer than 255 bytes.
+    // A file name has at most 255 bytes.
     let image = around.place.text(&format!("own/{}.img", &name[..name.floor_char_boundary(250)]));
     fs::write(&image, hostile_disk()).unwrap();
     let foreign = around.place.text("own/\x1b]0;title\x07\u{202e}\u{9b}2J\nsavecore: error: forged");
@@ -286,7 +286,7 @@ fn a_file_may_be_called_what_it_likes() {
     }
     for arguments in [
         &["info", &foreign][..],
-        // Names that no target has, such as those of mounts, are made harmless where lines are printed.
+        // Names that are not a target's, such as those of mounts, are made harmless where lines are printed.
         &["info", &image, "--identity", &foreign],
         &["save", &foreign, "-o", &out],
         &["clear", &foreign, "--yes"],
@@ -324,7 +324,7 @@ fn a_hosts_name_is_only_a_name() {
 #[test]
 fn a_label_and_headers_that_lie_about_everything_make_no_harm() {
     let whole = with_dump(&machine());
-    // Each four bytes of both headers and of the first chunk headers, at both extremes.
+    // Every four bytes of both headers and of the first chunk headers, set to both extremes.
     let header = |number: u64| Header::parse(block(&whole, number), frame::Kind::Front).is_ok();
     assert!(header(1));
     let around = Surroundings::new(&whole);

@@ -13,10 +13,10 @@ use savecore::source::{Access, Target};
 
 use super::*;
 
-/// A process that is ended with the test.
+/// A process that ends with the test.
 struct Process {
     child: Child,
-    /// Open for as long as it may say something.
+    /// Kept open for as long as the process may print something.
     _stdout: Option<ChildStdout>,
 }
 
@@ -28,7 +28,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// A shell that does this and then waits for a line or its end.
+    /// A shell that runs `script`, then waits for a line or the end of its input.
     fn shell(script: &str, image: &str) -> Process {
         let script = format!("{script}\necho ready; read line");
         let mut command = Command::new("sh");
@@ -69,7 +69,7 @@ fn virtual_machine(image: &str) -> Option<Process> {
         }
         child => child.unwrap(),
     };
-    // Its first prompt may come before it has opened its disks; it answers when it has.
+    // QEMU may show its first prompt before it has opened its disks; it answers once it has.
     writeln!(child.stdin.as_mut().unwrap(), "info status").unwrap();
     let mut shown = Vec::new();
     let mut byte = [0];
@@ -85,8 +85,8 @@ fn virtual_machine(image: &str) -> Option<Process> {
     Some(Process { child, _stdout: Some(stdout) })
 }
 
-/// A target that somebody uses: what reads works, what writes is refused with `part` in one line, and a dump
-/// is saved and stays.
+/// A target that somebody uses: commands that read work; commands that write are refused with one line that
+/// contains `part`; a dump is saved but not cleared.
 #[track_caller]
 fn is_read_and_not_written(place: &Place, image: &str, part: &str) {
     let before = fs::read(image).unwrap();
@@ -132,7 +132,7 @@ fn no_virtual_machine_starts_on_a_disk_that_savecore_writes() {
         drop(target);
         assert!(virtual_machine(&image).is_some());
     }
-    // A mere reader does not exclude it.
+    // A reader does not keep QEMU out.
     let _reader = Target::open(image.as_ref(), None, Access::Read).unwrap();
     assert!(virtual_machine(&image).is_some());
 }
@@ -152,7 +152,7 @@ fn who_reads_or_has_it_open_for_a_moment_or_waits_for_savecore_is_in_nobodys_way
     let image = place.image("image", &with_dump(&Machine::small()));
     let _reader = Process::shell("exec 3<\"$0\"", &image);
     let _passer = Process::shell("(exec 3<>\"$0\"; sleep 0.4) >/dev/null &", &image);
-    // This process is the one that starts savecore.
+    // This process does not count either, because it starts savecore.
     let _own = OpenOptions::new().read(true).write(true).open(&image).unwrap();
     assert_eq!(run(["format", "--yes", "--force", &image]).0, 0);
 }

@@ -1,4 +1,4 @@
-//! `savecore install` and `uninstall` below a root of their own, and the units as systemd sees them.
+//! `savecore install` and `uninstall` under a root of their own, and the units as systemd sees them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -48,7 +48,7 @@ fn what_was_installed_is_listed_and_goes_again_and_nothing_else() {
         let path = line.strip_prefix("installed ").unwrap();
         assert!(files.contains_key(Path::new(path)), "{path}");
     }
-    // The record of it and the file that was there come in addition.
+    // There are two more files: the record, and the one that was there before.
     assert_eq!(stdout.lines().count() + 2, files.len());
     let program = &files[&place.path("root/usr/local/bin/savecore")];
     assert_eq!(program.0, 0o755);
@@ -59,7 +59,7 @@ fn what_was_installed_is_listed_and_goes_again_and_nothing_else() {
     let unit = &files[&place.path("root/usr/local/lib/systemd/system/savecore.service")].1;
     assert!(String::from_utf8_lossy(unit).contains("ExecStart=/usr/local/bin/savecore boot"));
 
-    // Once more changes nothing.
+    // A second install changes nothing.
     let (code, stdout, stderr) = install(&root);
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "", ""));
     assert!(tree(&place.path("root")) == files);
@@ -108,7 +108,7 @@ fn files_of_others_are_not_replaced() {
     assert_eq!(tree(&place.path("root")), BTreeMap::from([(unit, (0o644, b"theirs".to_vec()))]));
 }
 
-/// Makes some files what an earlier version of savecore would have installed there.
+/// Turns some files into what an earlier version of savecore would have installed.
 fn make_older(place: &Place) {
     let record = place.path("root/usr/local/lib/savecore/installed.json");
     let mut all = json(&fs::read_to_string(&record).unwrap());
@@ -211,7 +211,7 @@ fn links_and_records_lead_nowhere_out_of_the_root() {
     }
     assert!(fs::exists(place.path("outside/file")).unwrap());
 
-    // Of folders, too, and of the record itself.
+    // The same for folders, and for the record itself.
     fs::create_dir_all(place.path("outside/folder/empty")).unwrap();
     symlink(place.path("outside"), place.path("root/link")).unwrap();
     let text =
@@ -234,7 +234,7 @@ fn units_are_enabled_and_stopped_where_systemd_runs() {
     fs::create_dir(place.path("bin")).unwrap();
     for name in ["systemctl", "systemd-tmpfiles", "udevadm"] {
         let program = place.path("bin").join(name);
-        // The way back is only clear when no unit runs and before the files are gone.
+        // The order matters: units stop first, while the program is still there.
         let script = format!(
             "#!/bin/sh\necho \"$(test -e /usr/local/bin/savecore && echo with || echo without) {name} $*\" >> {:?}\n",
             place.text("calls")
@@ -295,11 +295,11 @@ fn systemd_takes_the_units_and_finds_them_well_confined() {
     }
     let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&units).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
-    // It tells of other units of this machine, too.
+    // It also reports other units of this machine.
     let ours: Vec<&str> = told.lines().filter(|line| line.contains("savecore")).collect();
     assert!(output.status.success() && ours.is_empty(), "{told}");
     for unit in units.iter().filter(|unit| unit.ends_with(".service")) {
-        // 0 is all that can be done, 100 nothing.
+        // Exposure: 0 is fully confined, 100 is not confined at all.
         let mut security = Command::new("systemd-analyze");
         let output = security.args(["security", "--offline=yes", "--threshold=30", unit]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -7,7 +7,7 @@ use dumpcore::format::label::Label;
 
 use super::*;
 
-/// What `keygen` printed for a file that it wrote.
+/// What `keygen` prints when it writes this file.
 pub(super) fn keygen(path: &str) -> String {
     let (code, stdout, stderr) = run(["keygen", path]);
     assert_eq!((code, stderr.as_str()), (0, ""));
@@ -21,7 +21,7 @@ fn hex(text: &str) -> Vec<u8> {
 pub(super) fn key_of(text: &str) -> [u8; 32] {
     let (_, digits) = text.split_once(':').unwrap();
     let (key, sum) = digits.split_at(64);
-    // Other readers of keys need only this: the checksum is zlib's, of the preceding text.
+    // Other readers of keys need only this: the checksum is zlib's CRC-32 of the text before it.
     let behind = text.len() - sum.len();
     assert_eq!(sum, format!("{:08x}", crc32fast::hash(&text.as_bytes()[..behind])));
     hex(key).try_into().unwrap()
@@ -158,7 +158,7 @@ fn a_bad_recipient_is_refused_and_nothing_is_written() {
     let image = place.image("image", &zeros);
     let mut mistyped = public.clone();
     mistyped.replace_range(20..21, if &public[20..21] == "0" { "1" } else { "0" });
-    // A point of small order: anyone knows the key of dumps to it.
+    // A point of small order: anyone can compute the key of dumps encrypted to it.
     let weak = text_of("diskdump-public:", &[0; 32]);
     let two = place.image("two", format!("{public}\n{public}\n").as_bytes());
     let none = place.image("none", b"# nothing\n");
@@ -225,7 +225,7 @@ fn a_bad_identity_is_refused_before_work_and_never_repeated() {
         (&empty, "holds no key"),
         (&image, "cannot use the identity: "),
         (&place.text("nowhere"), "cannot open"),
-        // The key itself, given by mistake: it is not repeated either.
+        // The key itself, given by mistake, is not repeated either.
         (&private, "--identity takes a file; this is a secret key"),
     ] {
         for command in [&["save", &image, "-o", &out][..], &["info", &image], &["check", &image]] {

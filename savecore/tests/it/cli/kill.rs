@@ -1,5 +1,5 @@
-//! Killed at any moment, at random, again and again: the dump is whole on its partition or the core is whole
-//! in its folder, and one run that nobody kills makes it good.
+//! savecore is killed at random moments, over and over: the dump is whole on its partition or the core is
+//! whole in its folder, and an undisturbed run then finishes the job.
 
 use std::process::Child;
 use std::thread::{self, sleep};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::common::Page;
 
-/// Kills of a run of the tests; `SAVECORE_KILLS` says another number.
+/// Kills per test run; `SAVECORE_KILLS` sets another number.
 const KILLS: usize = 200;
 /// Runs at the same time.
 const LANES: usize = 2;
@@ -60,7 +60,7 @@ fn arguments(place: &Place) -> Vec<String> {
     texts.map(str::to_owned).to_vec()
 }
 
-/// A folder in memory, if possible: so many runs would only wear out a disk.
+/// A folder in memory, if possible: this many runs would wear out a disk.
 fn fast_place() -> Place {
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     Place { directory: directory.unwrap() }
@@ -125,7 +125,7 @@ impl Expected {
         assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
     }
 
-    /// An undisturbed run.
+    /// An undisturbed run, which must finish the job.
     fn make_good(&self, place: &Place, left: Left) {
         let (code, _, stderr) = run(arguments(place));
         assert_eq!(code, i32::from(left == Left::Core), "after {left:?}: {stderr}");
@@ -135,7 +135,7 @@ impl Expected {
     }
 }
 
-/// Waits until a run is over or `ready`; whether it is over.
+/// Waits until a run is over or `ready`; returns whether it is over.
 fn wait(child: &mut Child, ready: impl Fn() -> bool) -> bool {
     while !ready() {
         if child.try_wait().unwrap().is_some() {
@@ -159,7 +159,7 @@ fn lane(expected: &Expected, seed: u64, kills: usize) -> Vec<Left> {
             let mut command = savecore(arguments(&place));
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let start = Instant::now();
-            // Half of them at any time, half of them around the moment in which the folder gets its name.
+            // Half of the kills come at any time, half around the moment when the folder gets its name.
             let limit = if dice.below(2) == 0 {
                 whole
             } else {
@@ -169,7 +169,7 @@ fn lane(expected: &Expected, seed: u64, kills: usize) -> Vec<Left> {
             sleep(Duration::from_micros(dice.below(limit.as_micros() as u64)));
             child.kill().unwrap();
             if child.wait().unwrap().code().is_some() {
-                // It was faster; what it takes depends on what else the machine does.
+                // The run ended first; how long it takes depends on what else the machine does.
                 whole = (whole * 3 + start.elapsed()) / 4;
             } else {
                 whole = whole.max(start.elapsed()).mul_f64(1.02);
@@ -198,7 +198,7 @@ fn killed_at_any_moment_the_dump_is_on_its_partition_or_the_core_in_its_folder()
     let count = |left| lanes.iter().flatten().filter(|other| **other == left).count();
     let told = [Left::Dump, Left::Both, Left::Marked, Left::Core].map(|left| (left, count(left)));
     println!("{kills} kills in {:.1?}: {told:?}", start.elapsed());
-    // Otherwise it was not killed where it matters.
+    // Otherwise no kill came where it matters.
     assert!(count(Left::Dump) > 0 && count(Left::Core) > 0, "{told:?}");
 }
 

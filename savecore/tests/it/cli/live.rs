@@ -1,4 +1,4 @@
-//! A kernel that lives on after a dump: it writes others while savecore is at work.
+//! A kernel that survives its dump, and writes more of them while savecore works.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -16,12 +16,12 @@ use crate::common::{Machine, write_dump};
 
 const BLOCKS: u64 = 1200;
 
-/// A kernel that dumps this many times, whenever an operation of that name starts.
+/// A kernel that dumps `left` more times, each time that an operation named `when` starts.
 struct Kernel<'p> {
     place: &'p Place,
     when: &'static str,
     left: u32,
-    /// Dumps so far, and where the next begins.
+    /// Dumps so far, and where the next one begins.
     dumps: u32,
     next: u64,
     warnings: Vec<String>,

@@ -1,5 +1,5 @@
-//! Whose a disk is: what nobody named and is not this machine's is left as it is, by every command; and a
-//! mark that a dump was saved is believed only of this machine.
+//! Who owns a disk: every command leaves a disk alone if it is not this machine's and nobody named it; and a
+//! mark that a dump was saved is believed only if this machine made it.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ fn id(text: &str) -> Option<Uuid> {
     Owner::from_text(text).map(|machine| machine.id)
 }
 
-/// A partition with a dump, whose label names this machine.
+/// A partition with a dump; its label names `machine`.
 fn of(machine: Option<Uuid>, nonce: u64) -> Vec<u8> {
     let mut disk = with_dump(&Machine { nonce, ..Machine::small() });
     name(&mut disk, machine, "test");
@@ -35,8 +35,8 @@ fn name(disk: &mut [u8], machine: Option<Uuid>, name: &str) {
     label.to_block(block_mut(disk, 0));
 }
 
-/// Where disks of other machines show up, each with a dump whose label names this machine all the same, or
-/// does not.
+/// Places where disks of other machines show up. Each has a dump; its label may name this machine all the
+/// same.
 const FOREIGN: [(&str, &str, Option<&str>); 13] = [
     ("pci0/sdb", "another machine's", Some(OTHER)),
     ("pci0/sdc", "nobody's", None),
@@ -62,7 +62,7 @@ fn host(place: &Place) -> Linux {
         linux.device(at, (200, minor), &of(machine.and_then(id), u64::from(minor) + 1));
     }
     linux.file("sys/devices/pci0/host1/sdy/removable", "1\n");
-    // A partition of such a disk is one, too.
+    // A partition of a removable disk counts as removable, too.
     linux.device("pci0/sdz", (201, 0), &vec![0; 1 << 20]);
     linux.file("sys/devices/pci0/sdz/removable", "1\n");
     linux.partition("pci0/sdz/sdz1", (201, 1), 4096, &of(id(MACHINE), 99));
@@ -102,7 +102,7 @@ fn what_is_not_this_machines_own_is_left_alone_unless_it_is_named() {
             assert_eq!(lines.len(), 1, "one line however many there are: {stdout}");
             assert!(lines[0].contains("11 more; `savecore adopt`"), "{stdout}");
         }
-        // The next run has nothing to do, and reports it in the same way.
+        // The next run has nothing to do, and exits accordingly.
         let (code, stdout, _) = run(&arguments);
         assert_eq!(code, i32::from(command == "save"), "{stdout}");
         assert_eq!(place.crashes("out").len(), 1);
@@ -166,7 +166,7 @@ fn another_machines_dump_is_saved_if_it_is_named_and_freed_only_if_that_is_said(
     assert_eq!(code, 0);
     assert!(stdout.contains("not cleared on") && stdout.contains("it is another machine's"), "{stdout}");
     assert!(fs::read(&image).unwrap() == disk);
-    // It gets the partition's name, not that of the machine that saved it.
+    // The folder is named after the partition, not after the machine that saved it.
     let folder = place.crashes("out").remove(0);
     let called = |folder: &std::path::Path| folder.file_name().unwrap().to_str().unwrap().to_owned();
     assert!(called(&folder).starts_with("test-2026"), "{}", folder.display());
@@ -187,7 +187,7 @@ fn another_machines_dump_is_saved_if_it_is_named_and_freed_only_if_that_is_said(
     name(&mut free, id(OTHER), "test");
     assert!(fs::read(&image).unwrap() == free);
 
-    // Without a name of its own, by its uuid; --host is the last word.
+    // A partition without a name is called by its uuid; --host overrides both.
     let mut nameless = of(id(OTHER), 8);
     name(&mut nameless, id(OTHER), "");
     place.image("image", &nameless);
@@ -217,15 +217,15 @@ fn adopting_changes_the_label_alone_and_then_the_dump_is_saved_at_boot() {
         assert!(changed.iter().all(|at| (152..168).contains(at) || (4092..4096).contains(at)), "{changed:?}");
         assert_eq!(Label::parse(block(&after, 0)).unwrap().machine(), id(MACHINE).as_ref());
         assert_ne!(machine.and_then(id), id(MACHINE));
-        // Once more is no harm.
+        // Adopting it again does no harm.
         assert_eq!(run(["adopt", node, "--system", &root]).0, 0);
         assert!(fs::read(node).unwrap() == after);
-        // The one that was there before has the same uuid here.
+        // The machine's own partition has the same uuid in this test, so it is wiped.
         fs::write(linux.path("dev/vda1"), vec![0; 200 * 4096]).unwrap();
         let (code, stdout, _) = run(["save", "-o", &place.out(), "--min-free", "0", "--system", &root]);
         assert_eq!((code, place.crashes("out").len()), (0, 1), "{stdout}");
     }
-    // What is no whole label is nobody's to adopt.
+    // A damaged label cannot be adopted.
     let place = Place::new();
     place.machine();
     let mut disk = of(None, 3);
@@ -260,7 +260,7 @@ fn a_device_is_formatted_for_this_machine_and_an_image_for_nobody() {
     assert_eq!(machine(&place.path("image")), None);
     assert_eq!(run(["format", &image, "--yes", "--machine", "this", "--system", &root]).0, 0);
     assert_eq!(machine(&place.path("image")), id(MACHINE));
-    // Without an id of its own, it cannot be named; the list knows it.
+    // Without a machine id, a label cannot name this machine; the list of its partitions still does.
     fs::remove_file(linux.path("etc/machine-id")).unwrap();
     fails(
         ["format", &image, "--yes", "--foreign", "--machine", "this", "--system", &root],
@@ -293,7 +293,7 @@ fn a_mark_that_a_dump_was_saved_is_believed_of_this_machine_alone() {
         place.machine();
         let system = place.text("system");
         let image = place.image("image", &disk);
-        // It counts as a dump that waits, for all who would overwrite it.
+        // It counts as a waiting dump for every command that would overwrite it.
         fails(["format", &image, "--yes", "--system", &system], "that nobody has saved");
         fails(["clear", &image, "--system", &system], "that nobody has saved");
         let (code, stdout, _) =
@@ -303,7 +303,7 @@ fn a_mark_that_a_dump_was_saved_is_believed_of_this_machine_alone() {
         assert_eq!(place.crashes("out").len(), 1, "{what}");
         assert!(fs::read(&image).unwrap() == formatted(200), "{what}");
 
-        // Of what is half gone, the rest is saved, and nothing more is freed.
+        // If half of it is gone, the rest is saved, and nothing more is freed.
         let place = Place::new();
         place.machine();
         let mut half = disk.clone();

@@ -10,7 +10,7 @@ fn subcommands() -> Vec<String> {
     let (_, help, _) = run(["--help"]);
     let lines =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    // Lines that go on with a description are indented further.
+    // Lines that continue a description are indented further.
     let names = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names = names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
     names.map(str::to_owned).collect()

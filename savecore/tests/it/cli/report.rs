@@ -22,8 +22,8 @@ fn hostile() -> Machine {
     machine
 }
 
-/// Makes sure that a page, as it is or as a browser has read it, has all parts and nothing that a dump put
-/// in.
+/// Makes sure that a page, as written or as a browser has read it, has all parts, and no markup or control
+/// characters from the dump.
 fn is_whole_and_clean(page: &str) {
     for part in PARTS {
         assert!(page.contains(&format!("id=\"{part}\"")), "no part {part}");
@@ -107,7 +107,7 @@ fn the_heading_of_a_report_is_what_happened_where_rust_says_first_where() {
 fn a_large_log_and_a_large_message_do_not_make_a_large_page() {
     let place = Place::new();
     let mut machine = Machine::small();
-    // As much as fits the notes of a test.
+    // As much as fits in a test's notes.
     machine.message = "\u{1}".repeat(20_000);
     machine.log = "<\n".repeat(20_000);
     let image = place.image("image", &with_dump(&machine));

@@ -65,7 +65,7 @@ fn a_hostile_label_cannot_play_with_the_terminal() {
 
 #[test]
 fn list_without_targets_looks_at_this_machines_devices_and_harms_none() {
-    // What it finds depends on the machine; that it says so in whole lines does not.
+    // What it finds depends on the machine; the form of its output does not.
     let (code, stdout, _) = run(["list", "--json"]);
     assert!(code < 2 && json(&stdout)["partitions"].is_array(), "{stdout}");
 }
@@ -101,7 +101,7 @@ fn piped(arguments: &[&str], input: &[u8]) -> (i32, String, String) {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
-        // It may have enough before the end.
+        // savecore may have enough before the end.
         scope.spawn(move || stdin.write_all(input));
         finish(child.wait_with_output().unwrap())
     })
@@ -124,7 +124,7 @@ fn a_dump_that_comes_through_standard_input_is_saved_as_one_from_a_file_is() {
     whole_disk.truncate(1024 * 512);
     put(&mut whole_disk, 0, &[0; 446]);
     whole_disk[446..510].fill(0);
-    // One partition, from sector 1024 on.
+    // One partition, which begins at sector 1024.
     whole_disk[446 + 4] = 0x83;
     whole_disk[446 + 8..446 + 12].copy_from_slice(&1024_u32.to_le_bytes());
     whole_disk[446 + 12..446 + 16].copy_from_slice(&(disk.len() as u32 / 512).to_le_bytes());
@@ -139,7 +139,7 @@ fn a_dump_that_comes_through_standard_input_is_saved_as_one_from_a_file_is() {
         assert_eq!((code, stdout.contains("attempt to kill the idle task")), (0, true), "{name}: {stderr}");
         assert_eq!(piped(&["check", "-"], input).0, 0, "{name}");
     }
-    // A file as standard input is read where it is.
+    // A file as standard input is read in place.
     let mut command = savecore(["info", "-"]);
     command.stdin(File::open(&image).unwrap()).env("TMPDIR", "/nonexistent");
     assert_eq!(finish(command.output().unwrap()).0, 0);
@@ -180,9 +180,9 @@ fn standard_input_that_cannot_be_used_is_an_error_in_one_line() {
     assert!(code == 2 && stderr.contains("it is a terminal: pipe a dump into it"), "{stderr}");
 }
 
-/// How the tests become somebody who may do nothing here: another user; or where that one reaches nothing, as
-/// on a machine whose root folder is its owner's alone, the owner without any privilege, who may read and
-/// write just what the modes of files say.
+/// How the tests drop their privileges. They become another user. Where that user can reach nothing, as on a
+/// machine whose root folder only its owner may enter, they stay the owner but drop all capabilities, so that
+/// only the modes of files count.
 const POWERLESS: [&[&str]; 2] = [
     &["--reuid", "65534", "--regid", "65534", "--clear-groups"],
     &["--bounding-set=-all", "--inh-caps=-all"],

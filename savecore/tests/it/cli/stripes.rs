@@ -1,5 +1,5 @@
-//! A dump on two partitions, harvested by runs that are killed in between: no stripe is left waiting for a
-//! person.
+//! A dump on two partitions, harvested by runs that are killed on the way: no stripe is left that only a
+//! person can free.
 
 use std::fs;
 

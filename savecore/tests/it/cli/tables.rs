@@ -1,5 +1,5 @@
-//! Disks whose partition table can be misread: what savecore writes is where the kernel has the partition, or
-//! it asks.
+//! Disks whose partition table can be misread: savecore writes where the kernel has the partition, or it
+//! asks.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use crate::tables::{Entry, LINUX, PROTECTIVE, Part, put_dos, put_entry, put_guid
 
 const MIB: usize = 1 << 20;
 
-/// An entry of a DOS table, of a partition in MiB.
+/// A DOS table's entry for a partition, in MiB.
 fn entry(first: usize, count: usize, sector: usize) -> Entry {
     Entry { kind: LINUX, first: (first * MIB / sector) as u32, count: (count * MIB / sector) as u32 }
 }
@@ -42,7 +42,7 @@ fn with_large_sectors() -> Vec<u8> {
     disk
 }
 
-/// Whether only these bytes of a file, in MiB, differ from what they were, and there is a label.
+/// Checks that only the MiB from `first` to `end` have changed, and that they begin with a label.
 fn is_formatted_at(path: &str, before: &[u8], first: usize, end: usize) {
     let after = fs::read(path).unwrap();
     assert!(after[..first * MIB] == before[..first * MIB] && after[end * MIB..] == before[end * MIB..]);
@@ -65,7 +65,7 @@ fn format_asks_which_table_of_an_image_counts_and_others_take_the_one_that_linux
     );
     assert_eq!(run(["format", "--yes", "--partition", "2", "--table", "dos", &image]).0, 0);
     is_formatted_at(&image, &disk, 10, 15);
-    // It is found without a word, and one hears of the other table where a partition is named.
+    // It is found without a warning; naming a partition adds one about the other table.
     let (code, _, stderr) = run(["check", &image]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     let (code, stdout, stderr) = run(["check", &image, "--partition", "2"]);
@@ -148,14 +148,14 @@ fn the_guid_table_of_a_hybrid_counts_and_one_hears_that_numbers_differ() {
     }
 }
 
-/// A loop device over an image, with partitions as the kernel has them; gone with this.
+/// A loop device over an image, with partitions as the kernel has them. Dropping it detaches the device.
 struct Loop {
     device: String,
     partitions: Vec<usize>,
 }
 
 impl Loop {
-    /// `None` where there are no loop devices, said on standard error.
+    /// Returns `None`, with a line on standard error, where there are no loop devices.
     fn new(image: &str, sector: usize) -> Option<Loop> {
         let sector = sector.to_string();
         let output = Command::new("losetup").args(["-f", "--show", "-b", &sector, image]).output();
@@ -167,8 +167,8 @@ impl Loop {
             eprintln!("left out: no loop device can be had here (losetup, as root)");
         }
         let device = device?;
-        // What the last user of the device left there: the kernel forgets partitions that were added by hand
-        // only by hand.
+        // Left over from the device's last user: the kernel keeps partitions that were added by hand until
+        // they are removed by hand.
         let name = device.trim_start_matches("/dev/");
         for entry in fs::read_dir(format!("/sys/class/block/{name}/")).unwrap().flatten() {
             let left = entry.file_name().to_string_lossy().into_owned();
@@ -179,7 +179,7 @@ impl Loop {
         Some(Loop { device, partitions: Vec::new() })
     }
 
-    /// Adds a partition to those that the kernel shows; `None` if it takes none.
+    /// Adds a partition to those that the kernel shows; `None` if it refuses.
     fn add(&mut self, number: usize, first: usize, count: usize) -> Option<String> {
         let sectors = |mib: usize| (mib * MIB / 512).to_string();
         let mut command = Command::new("addpart");
@@ -281,8 +281,8 @@ fn a_device_of_which_the_kernel_shows_no_partitions_is_read_in_its_own_sectors()
     }
 }
 
-/// Runs the command at a terminal, does something when it asks, and says yes. Gives its exit code and what it
-/// printed.
+/// Runs the command at a terminal, calls `meanwhile` when it asks, and says yes. Returns its exit code and
+/// what it printed.
 fn says_yes(arguments: &[&str], meanwhile: impl FnOnce()) -> (i32, String) {
     let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&main).unwrap();
@@ -295,7 +295,7 @@ fn says_yes(arguments: &[&str], meanwhile: impl FnOnce()) -> (i32, String) {
     let mut main = File::from(main);
     let (mut screen, mut piece) = (Vec::new(), [0; 4096]);
     let mut meanwhile = Some(meanwhile);
-    // Reading fails after the last process with the other side open has ended.
+    // Reading fails once no process has the other side open any more.
     while let Ok(length @ 1..) = main.read(&mut piece) {
         screen.extend(&piece[..length]);
         if screen.ends_with(b"[y/N] ")

@@ -3,7 +3,7 @@
 use dump_linux::config::Words;
 use savecore::boot::Config;
 
-/// What no terminal and no log should be sent.
+/// Whether text can go to a terminal or a log.
 fn is_one_harmless_line(text: &str) -> bool {
     !text.contains(['\n', '\r', '\x1b'])
 }

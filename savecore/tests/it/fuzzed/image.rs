@@ -1,5 +1,4 @@
-//! Images and raw copies of any content, as the command opens them by their names: what they hold becomes
-//! cores in a store.
+//! Images and raw copies of any content, opened by name as the command does, with every dump in them read.
 
 use std::fs;
 use std::path::Path;
@@ -14,10 +13,10 @@ use tempfile::TempDir;
 use super::Input;
 use super::partition::{make_fit, waiting_disks};
 
-/// Changes of an image.
+/// Changes to an image, at most.
 const CHANGES: usize = 24;
 
-/// A folder in memory, if there is such a place.
+/// A folder in memory, if possible.
 fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder for temporary files")
 }
@@ -28,7 +27,7 @@ fn bases() -> &'static [Vec<u8>] {
     BASES.get_or_init(waiting_disks)
 }
 
-/// Opens an image by its name, and reads all dumps in it. Nothing panics, hangs, or changes the image.
+/// Opens an image by its name, and reads all dumps in it. Nothing panics, hangs or changes the image.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (base, flags) = (input.byte(), input.byte());

@@ -1,4 +1,4 @@
-//! Files of any content, taken for the kernel that crashed.
+//! Files of any content, used as the kernel that crashed.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -11,13 +11,13 @@ use tempfile::NamedTempFile;
 
 use crate::common::{Machine, Page, partition as formatted, write_dump};
 
-/// Where the code of the kernels in `fuzz/corpus` begins, and where the stack of this machine is.
+/// Where code begins in the kernels of `fuzz/corpus`, and where this machine's stack is.
 const CODE: u64 = 0x1000;
 const STACK: u64 = 0x8000;
-/// Limit of a backtrace's length.
+/// Maximum length of a backtrace.
 const LONGEST: usize = 1 << 20;
 
-/// A machine without page tables in use, whose stack holds many addresses of code.
+/// A machine without page tables in use, whose stack holds many code addresses.
 fn disk() -> &'static (Vec<u8>, Partition) {
     static DISK: OnceLock<(Vec<u8>, Partition)> = OnceLock::new();
     DISK.get_or_init(|| {
@@ -25,7 +25,7 @@ fn disk() -> &'static (Vec<u8>, Partition) {
         let mut stack = Box::new([0; BLOCK_SIZE]);
         for (index, word) in stack.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let index = index as u64;
-            // Frame pointers that lead upwards, and what could be returned to.
+            // Frame pointers that lead upwards, alternating with possible return addresses.
             let value = if index.is_multiple_of(2) { STACK + 8 * (index + 2) } else { CODE + index % 0x90 };
             *word = value.to_le_bytes();
         }
@@ -43,8 +43,8 @@ fn disk() -> &'static (Vec<u8>, Partition) {
     })
 }
 
-/// Makes backtraces with a kernel's file. Whatever is in it, nothing panics or hangs, and what is told is
-/// bounded and can be shown.
+/// Makes backtraces with a kernel's file. Whatever is in it, nothing panics or hangs, and the output is
+/// bounded and safe to show.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let (disk, partition) = disk();
     let dump = Dump::open(disk, partition, &partition.dumps[0]);

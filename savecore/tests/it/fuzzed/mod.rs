@@ -1,6 +1,5 @@
-//! Bytes that a fuzzer makes up: as a partition, a disk with a table, an image, a stream, a kernel's file, a
-//! configuration. `cargo xtask fuzz` makes them up; what it has kept in `fuzz/corpus` is tried again by each
-//! run of the tests.
+//! Bytes from a fuzzer, used as a partition, a disk with a table, an image, a stream, a kernel's file or a
+//! configuration. `cargo xtask fuzz` makes them up; every test run tries those in `fuzz/corpus` again.
 
 pub(crate) mod configuration;
 pub(crate) mod image;
@@ -9,7 +8,7 @@ pub(crate) mod partition;
 pub(crate) mod stream;
 pub(crate) mod table;
 
-/// Bytes, followed by zeros.
+/// The fuzzer's bytes, followed by zeros.
 pub(crate) struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -23,12 +22,12 @@ impl Input<'_> {
         (0..bytes).fold(0, |number, at| number | u64::from(self.byte()) << (8 * at))
     }
 
-    /// One of so many.
+    /// A number below `count`.
     pub(crate) fn below(&mut self, count: u64) -> u64 {
         self.number(2) % count.max(1)
     }
 
-    /// A number such as programs stumble over, or any.
+    /// A number that programs stumble over, or any other.
     pub(crate) fn tricky(&mut self) -> u64 {
         let which = self.byte();
         match which {
@@ -59,7 +58,7 @@ mod kept {
         let mut count = 0;
         for file in files {
             let path = file.unwrap().path();
-            // What fails says which it was.
+            // If this one fails, the output names it.
             eprintln!("{}", path.display());
             let start = Instant::now();
             run(&fs::read(&path).unwrap());

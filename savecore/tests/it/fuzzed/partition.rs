@@ -1,5 +1,5 @@
-//! Partitions on which anything may lie: whole dumps in which bytes were changed, and whose checksums may fit
-//! all the same, for whoever can write there can compute them. Everything reads them, becomes cores, and is
+//! Partitions with any content: whole dumps in which bytes were changed. Their checksums may match all the
+//! same, because anyone who can write there can compute them. The partitions are read, turned into cores and
 //! cleared.
 
 use std::collections::BTreeSet;
@@ -25,12 +25,12 @@ use crate::common::{
 };
 
 const BLOCKS: u64 = 96;
-/// Changes of a partition, at most.
+/// Changes to a partition, at most.
 const CHANGES: usize = 24;
-/// The end of a core on a file system without more room.
+/// Bytes that a file takes before its file system is full.
 const ROOM: u64 = 64 << 20;
 
-/// The input to modify: the partitions of a machine.
+/// What to modify: the partitions of several machines.
 fn bases() -> &'static [Vec<Vec<u8>>] {
     static BASES: OnceLock<Vec<Vec<Vec<u8>>>> = OnceLock::new();
     BASES.get_or_init(|| {
@@ -75,7 +75,7 @@ fn bases() -> &'static [Vec<Vec<u8>>] {
     })
 }
 
-/// The disks of all of them.
+/// All of their disks.
 pub(crate) fn waiting_disks() -> Vec<Vec<u8>> {
     bases().iter().flatten().cloned().collect()
 }
@@ -111,7 +111,7 @@ impl Source for Disk {
     }
 }
 
-/// A file that checks its writer's promises, and keeps only the head.
+/// A file that checks that its writer keeps its promises, and stores only the head.
 struct Checked {
     head: Vec<u8>,
     begun: bool,
@@ -192,7 +192,7 @@ fn change(disks: &mut [Disk], input: &mut Input<'_>) {
         return;
     }
     let number = input.below(blocks);
-    // Most are in the fields of a header; all of them count in fours or eights.
+    // Half of the changes hit a header, aligned like its fields to four or eight bytes.
     let headers: Vec<u64> = (0..blocks).filter(|at| Kind::of(block(&disk.bytes, *at)).is_some()).collect();
     let patterns = |at: &u64| Kind::of(block(&disk.bytes, *at)) != Some(Kind::Pattern);
     let headers: Vec<u64> = headers.into_iter().filter(patterns).collect();
@@ -246,7 +246,7 @@ pub(crate) fn make_fit(disk: &mut [u8]) {
     }
 }
 
-/// Where a chunk's header has the sums of its payload (docs/src/reference/format.md).
+/// Where a chunk header has the checksums of its payload (docs/src/reference/format.md).
 const SUMS: usize = 3056;
 
 fn chunk(disk: &[u8], number: u64) -> Option<ChunkHeader> {
@@ -255,9 +255,9 @@ fn chunk(disk: &[u8], number: u64) -> Option<ChunkHeader> {
     ChunkHeader::of(&whole).cloned()
 }
 
-/// Reads everything that can be read from partitions, makes every kind of core, and clears them. Nothing
-/// panics, hangs, takes memory without bound, or is written but on the dump that is cleared; and cores are
-/// cores.
+/// Reads everything that can be read from partitions, makes every kind of core, and clears the dumps. Nothing
+/// panics, hangs or takes unbounded memory; only the dump that is being cleared is written; and the cores are
+/// valid.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (base, flags) = (input.byte(), input.byte());

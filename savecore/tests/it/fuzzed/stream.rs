@@ -1,4 +1,4 @@
-//! Streams of any bytes, as they come through standard input: plain, or packed by gzip or zstd.
+//! Streams of any bytes, as they come through standard input: plain, or compressed with gzip or zstd.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -8,9 +8,9 @@ use savecore::source::Spool;
 /// Bytes of a copy, at most.
 const LIMIT: u64 = 8 << 20;
 
-/// Unpacks a stream. It does not panic, hang, or take more room than it may.
+/// Unpacks a stream. It does not panic, hang, or use more space than allowed.
 pub(crate) fn no_harm(bytes: &[u8]) {
-    // A copy has no name, so no run meets another one's.
+    // A copy has no name, so runs cannot collide.
     let memory = Path::new("/dev/shm");
     let temporary = std::env::temp_dir();
     let folder = if memory.is_dir() { memory } else { &temporary };

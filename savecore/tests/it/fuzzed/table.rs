@@ -1,4 +1,4 @@
-//! Disks with partition tables of any content, whose checksums may fit.
+//! Disks with partition tables of any content, whose checksums may match.
 
 use std::fs::File;
 use std::io::Write;
@@ -22,7 +22,7 @@ const SECTORS: usize = 1024;
 const FIRST: usize = 80;
 const CHANGES: usize = 24;
 
-/// A disk with a GUID partition table, and one with a DOS one with logical partitions.
+/// A disk with a GUID partition table, one with a DOS table and logical partitions, and an empty one.
 fn bases() -> &'static [Vec<u8>] {
     static BASES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     BASES.get_or_init(|| vec![guid(), dos(), vec![0; SECTORS * SECTOR]])
@@ -68,7 +68,7 @@ fn dos() -> Vec<u8> {
     bytes
 }
 
-/// Makes the checksums of a GUID partition table fit (UEFI specification 2.10, section 5.3).
+/// Makes the checksums of a GUID partition table match (UEFI specification 2.10, section 5.3).
 fn make_fit(bytes: &mut [u8], header: usize) {
     let number = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let Some(fields) = bytes.get(header..header + SECTOR) else { return };
@@ -93,7 +93,7 @@ fn change(bytes: &mut [u8], input: &mut Input<'_>) {
     let (what, at) = (input.byte(), input.number(2) as usize);
     let value = input.tricky().to_le_bytes();
     let sectors = bytes.len() / SECTOR;
-    // Both headers and the entries after the first, a DOS table's entries, or anywhere.
+    // One of the two headers, the entries after the first header, a DOS table's entries, or anywhere.
     let at = match what % 6 {
         0 => SECTOR + at % 92,
         1 => (sectors.saturating_sub(1)) * SECTOR + at % 92,
@@ -108,8 +108,8 @@ fn change(bytes: &mut [u8], input: &mut Input<'_>) {
     }
 }
 
-/// Finds and reads partitions of a disk. Whatever its tables say, nothing panics, hangs, or is read outside
-/// of the partition that was asked for, and that lies on the disk.
+/// Finds and reads a disk's partitions. Whatever its tables say, nothing panics or hangs, and nothing is read
+/// outside the requested partition, which lies on the disk.
 pub(crate) fn no_harm(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (base, flags) = (input.byte(), input.byte());
@@ -153,7 +153,7 @@ fn open(path: &Path, partition: Option<&str>, disk: &[u8]) {
     assert!(target.read(u64::MAX, &mut block).is_err(), "read behind all ends");
 }
 
-/// A file that need not touch a disk.
+/// A file in memory, if possible.
 fn in_memory(bytes: &[u8]) -> NamedTempFile {
     let file = NamedTempFile::new_in("/dev/shm").or_else(|_| NamedTempFile::new()).unwrap();
     File::options().write(true).open(file.path()).unwrap().write_all_at(bytes, 0).unwrap();

@@ -115,7 +115,7 @@ fn send_msi_x(
     let at = u16::from(capability.at);
     let control = config.read16(function.address, at + CONTROL);
     if entry > control & MSI_X_LAST {
-        return Err("the device has not so many messages");
+        return Err("the device has fewer interrupt messages");
     }
     let table = config.read32(function.address, at + MSI_X_TABLE);
     let Some(Bar::Memory { address, .. }) = function.bar(&config, (table & 7) as u8) else {
