@@ -508,7 +508,8 @@ mod tests {
                 named += 1;
                 // Some have their types in DWARF instead of a path.
                 let short = function.split('<').next().unwrap_or_default();
-                let is_end = !short.is_empty() && name.ends_with(short);
+                let bare = name.split("::<").next().unwrap_or_default();
+                let is_end = !short.is_empty() && (name.ends_with(short) || bare.ends_with(short));
                 assert!(name == function || is_end, "{function} for {name}");
             }
             let file = outer.file.as_deref().unwrap_or_default();

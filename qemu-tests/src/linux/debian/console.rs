@@ -87,9 +87,13 @@ impl Console {
             self.running.type_line(answer)?;
         }
         let mark = format!("walk: {} ended ", self.number);
-        let line = self.running.wait_for(&mark, limit).with_context(|| format!("`{command}` did not end"))?;
-        let (_, code) = line.text.split_once(&mark).unwrap_or_default();
-        let code = code.trim().parse().with_context(|| format!("`{command}` ended with `{}`", line.text))?;
+        let code = loop {
+            let line =
+                self.running.wait_for(&mark, limit).with_context(|| format!("`{command}` did not end"))?;
+            if let Some(code) = line.text.split_once(&mark).and_then(|(_, codes)| exit_code(codes)) {
+                break code;
+            }
+        };
         let lines = self.running.serial.lines().iter().skip(first);
         let text: Vec<&str> =
             lines.map(|line| line.text.as_str()).filter(|line| !line.contains("walk: ")).collect();
@@ -102,7 +106,11 @@ impl Console {
         let quoted = command.replace('\'', "'\\''");
         ensure!(quoted.len() < 3800, "`{command}` is longer than a terminal's line");
         let number = self.number;
-        self.running.type_line(&format!("eval '{quoted}'; printf 'walk: %s ended %s\\n' {number} $?"))
+        // A serial console may double or lose a character. So the line that ends a command is printed twice, and the
+        // code is in it twice.
+        self.running.type_line(&format!(
+            "eval '{quoted}'; ended=$?; printf 'walk: %s ended %s %s\\n' {number} $ended $ended {number} $ended $ended"
+        ))
     }
 
     /// Powers the machine off.
@@ -114,5 +122,25 @@ impl Console {
     /// Its log.
     pub(super) fn log(&self) -> PathBuf {
         self.running.serial.path().to_path_buf()
+    }
+}
+
+/// The exit code after a command's mark; `None` if the two copies of it differ.
+fn exit_code(codes: &str) -> Option<i32> {
+    let (first, second) = codes.trim().split_once(' ')?;
+    (first == second).then(|| first.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_code_with_a_doubled_or_lost_character_is_not_taken() {
+        assert_eq!(exit_code("0 0\r"), Some(0));
+        assert_eq!(exit_code("127 127"), Some(127));
+        for harmed in ["", "0", "00 0", "1 11", "12 1", "00", "0  0", "0 0 0", "a a"] {
+            assert_eq!(exit_code(harmed), None, "{harmed}");
+        }
     }
 }

@@ -20,11 +20,11 @@ struct Store {
 
 /// A server on this machine, with its exports. Root is mapped to nobody, as usual.
 const NFS: &str = "mkdir -p /srv/nfs && chown nobody:nogroup /srv/nfs && systemctl start nfs-server && \
-                   exportfs -o rw,sync,no_subtree_check,insecure localhost:/srv/nfs";
+                   exportfs -o rw,sync,no_subtree_check,insecure 127.0.0.1:/srv/nfs";
 const CIFS: &str = "mkdir -p /srv/smb && \
                     printf '[global]\\nserver role = standalone server\\ninterfaces = lo\\n[crash]\\npath = /srv/smb\\nread only = no\\n' \
                     >/etc/samba/smb.conf && (echo walk; echo walk) | smbpasswd -s -a root && systemctl start smbd && \
-                    until smbclient -U root%walk -c ls //localhost/crash; do sleep 1; done";
+                    until smbclient -U root%walk -c ls //127.0.0.1/crash; do sleep 1; done";
 
 const STORES: [Store; 8] = [
     Store {
@@ -55,19 +55,19 @@ const STORES: [Store; 8] = [
         name: "nfs",
         modules: "nfsd nfsv4",
         make: NFS,
-        mount: "mount -t nfs localhost:/srv/nfs /mnt/nfs",
+        mount: "mount -t nfs 127.0.0.1:/srv/nfs /mnt/nfs",
     },
     Store {
         name: "nfs3",
         modules: "nfsd nfsv3",
         make: NFS,
-        mount: "mount -t nfs -o vers=3,nolock localhost:/srv/nfs /mnt/nfs3",
+        mount: "mount -t nfs -o vers=3,nolock 127.0.0.1:/srv/nfs /mnt/nfs3",
     },
     Store {
         name: "cifs",
         modules: "cifs",
         make: CIFS,
-        mount: "mount -t cifs -o username=root,password=walk //localhost/crash /mnt/cifs",
+        mount: "mount -t cifs -o username=root,password=walk //127.0.0.1/crash /mnt/cifs",
     },
     Store {
         name: "overlay",
@@ -78,7 +78,7 @@ const STORES: [Store; 8] = [
 ];
 
 /// An NFS mount on which a request fails if the server does not answer for some seconds.
-const SOFT: &str = "mount -t nfs -o soft,timeo=10,retrans=1,vers=4.2 localhost:/srv/nfs /mnt/nfs";
+const SOFT: &str = "mount -t nfs -o soft,timeo=10,retrans=1,vers=4.2 127.0.0.1:/srv/nfs /mnt/nfs";
 
 /// Crashes the machine once more, with a harvest that leaves the dump on `target`, and saves that dump to
 /// every store.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::console::{Console, Said};
 use super::guide::Guide;
@@ -175,11 +175,20 @@ impl Walk<'_> {
         }
     }
 
-    /// The output of a command that prints one line.
+    /// The output of a command that prints one line, and prints it again when it runs again: until it was the same
+    /// twice, because the console may double or lose a character.
     pub(super) fn ask(&mut self, command: &str) -> Result<String> {
-        let said = self.console.run(command, LIMIT)?;
-        ensure!(said.code == 0, "`{command}` ended with {}: {}", said.code, said.end());
-        Ok(said.text.lines().last().unwrap_or_default().trim().to_owned())
+        let mut before = None;
+        for _ in 0..5 {
+            let said = self.console.run(command, LIMIT)?;
+            ensure!(said.code == 0, "`{command}` ended with {}: {}", said.code, said.end());
+            let line = said.text.lines().last().unwrap_or_default().trim().to_owned();
+            if before.as_ref() == Some(&line) {
+                return Ok(line);
+            }
+            before = Some(line);
+        }
+        bail!("`{command}` printed another line each time, at last {before:?}")
     }
 }
 

@@ -363,6 +363,7 @@ fn where_nothing_can_be_kept_uploads_work_all_the_same() {
 }
 
 #[test]
+#[cfg_attr(sanitized, ignore = "measures memory")]
 fn an_upload_takes_little_memory_however_long_the_file_is() {
     const CHILD: &str = "SAVECORE_TEST_ENDPOINT";
     // More than twice of what may be in memory, all of it bytes that count.
