@@ -78,7 +78,7 @@ run apt-get -q -y install --no-install-recommends initramfs-tools zstd
 run apt-get -q -y install --no-install-recommends \
     "linux-image-$release=$version" "linux-headers-$release=$version" "linux-image-$release-dbg=$version" \
     linux-headers-cloud-amd64 dkms gcc make binutils libc6-dev gdisk parted crash \
-    xfsprogs btrfs-progs dosfstools exfatprogs nfs-kernel-server samba smbclient cifs-utils
+    e2fsprogs xfsprogs btrfs-progs dosfstools exfatprogs nfs-kernel-server samba smbclient cifs-utils
 # The servers start when the walk starts them, and are not part of the machine until then.
 run systemctl disable nfs-server rpcbind.service rpcbind.socket nfs-blkmap smbd nmbd samba-ad-dc || true
 run apt-get -q -y clean
