@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::setup::rustup;
 use crate::step::{Count, Step, counted, step, why_failed};
-use crate::toolchain::{clean, host, logged};
+use crate::toolchain::{clean, has_nextest, host, logged};
 use crate::{CannotBegin, folders, ui};
 
 /// The tools that watch the code while it runs.
@@ -207,9 +207,7 @@ impl Nightly {
             let why = "nightly's Rust is missing: rustup toolchain install nightly --component miri,rust-src";
             return Err(cannot(why).into());
         };
-        let mut nextest = clean(&cargo);
-        nextest.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
-        if !nextest.status().is_ok_and(|status| status.success()) {
+        if !has_nextest(clean(&cargo)) {
             return Err(cannot("cargo-nextest is missing: cargo install --locked cargo-nextest").into());
         }
         let lacking = lacking(folder);

@@ -9,7 +9,7 @@ use qemu_tests::bed::{ARCHITECTURES, X86_64};
 use qemu_tests::scenarios;
 
 use crate::step::{Count, SECTION_LIMIT, Step, counted, on_ci, step, why_failed};
-use crate::toolchain::{TARGETS, Toolchain, host_cargo, logged};
+use crate::toolchain::{TARGETS, Toolchain, has_nextest, host_cargo, logged};
 use crate::ui::{self, Mark};
 use crate::{
     CannotBegin, book, build, everything, exercise, floors, folders, licences, linux, long_files, loops,
@@ -225,8 +225,7 @@ fn unit_tests() -> Vec<(&'static str, Command)> {
         cargo.args(arguments).env("CARGO_TERM_COLOR", "never");
         cargo
     };
-    let nextest = with(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
-    let all = if nextest {
+    let all = if has_nextest(host_cargo()) {
         with(&["nextest", "run", "--no-fail-fast"])
     } else {
         with(&["test", "--all-targets", "--no-fail-fast"])

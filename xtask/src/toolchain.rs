@@ -65,6 +65,11 @@ pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// Whether this cargo has nextest: it kills a test that hangs, and runs each in a process of its own.
+pub(crate) fn has_nextest(mut cargo: Command) -> bool {
+    cargo.args(["nextest", "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
 /// The folder with cargo and rustc of one toolchain, if this cargo is in one.
 fn folder_of(cargo: Option<std::ffi::OsString>) -> Option<PathBuf> {
     let folder = Path::new(&cargo?).parent()?.to_path_buf();

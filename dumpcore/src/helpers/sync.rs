@@ -1,4 +1,4 @@
-//! The primitives behind the slots: atomics, and memory that one CPU uses at a time.
+//! What the slots are built on: atomics, and memory that is only ever used by one CPU at a time.
 //!
 //! With `--cfg loom` these are loom's, which explores interleavings and records who uses the memory when.
 //! Otherwise they are core's, in loom's shape, at no cost.
